@@ -1,0 +1,3 @@
+"""Video action recognition: components as plugins, composed by YAML recipes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Every part that is neither backbone nor head: pooling, recurrence, attention."""

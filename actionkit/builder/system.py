@@ -1,0 +1,120 @@
+"""What stands around a network: losses, evaluation, metrics, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+import timm.optim
+
+from actionkit.builder.components import BrokenError, Components
+from actionkit.builder.data import Stages
+from actionkit.builder.network import Built
+from actionkit.contracts import Aggregator, Loss, Metric, Shape
+from actionkit.evaluation.protocol import Protocol
+from actionkit.grammar import Evaluation, Node, Optimizer, Plan
+from actionkit.network import SCORES
+from actionkit.recipe import Key, Problem, Tree, dotted
+from actionkit.tasks.recognition import System
+from actionkit.training.optimizer import make_optimizer, parameter_groups
+
+Classes = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def build_system(
+    components: Components,
+    plan: Plan,
+    tree: Tree,
+    built: Built,
+    stages: Stages,
+    classes: Classes,
+) -> System:
+    """All that a task needs. Raises BrokenError, having noted everything that is wrong."""
+    before = len(components.problems)
+    losses = _losses(components, plan.loss, built)
+    protocol = _protocol(components, plan.evaluation, classes)
+    metrics = _metrics(components, plan.evaluation, built, classes)
+    _check_optimizer(components, plan.optimizer, tree, built)
+    if len(components.problems) > before or protocol is None:
+        raise BrokenError
+    return System(
+        network=built.network,
+        losses=losses,
+        weights={name: node.reserved.get("weight", 1.0) for name, node in plan.loss.items()},
+        heads=built.heads,
+        protocol=protocol,
+        metrics=metrics,
+        train_transforms=stages.train.per_batch,
+        eval_transforms=stages.eval.per_batch,
+        optimizer=plan.optimizer,
+        rate_factors=components.rate_factors,
+        seed=plan.seed,
+    )
+
+
+def _losses(components: Components, nodes: dict[str, Node], built: Built) -> dict[str, Loss]:
+    losses = {}
+    for name, node in nodes.items():
+        if name not in built.heads:
+            known = list(built.heads)
+            near = get_close_matches(name, known, n=1) or known
+            text = f"the network gives no scores '{name}'; write one of {', '.join(near)}"
+            components.note(node, text)
+            continue
+        try:
+            losses[name] = components.make(node, Loss)
+        except BrokenError:
+            continue
+    return losses
+
+
+def _protocol(components: Components, evaluation: Evaluation, classes: Classes) -> Protocol | None:
+    several = isinstance(classes, Mapping)
+    shape = Shape(None, None if several else len(classes), 1, 1)
+    try:
+        steps = components.make(evaluation.steps, Aggregator, shape)
+    except BrokenError:
+        return None
+    if steps.out.steps != 1:
+        text = f"'{evaluation.steps.use}' leaves several steps, where one score a view is wanted"
+        components.note(evaluation.steps, text)
+        return None
+    return Protocol(steps, evaluation.views, evaluation.of)
+
+
+def _metrics(
+    components: Components, evaluation: Evaluation, built: Built, classes: Classes
+) -> dict[str, dict[str, Metric]]:
+    metrics: dict[str, dict[str, Metric]] = {SCORES: {}} if SCORES in built.heads else {}
+    for name, head in built.heads.items():
+        names = classes[head] if isinstance(classes, Mapping) else classes
+        metrics.setdefault(name, {})
+        for node in evaluation.metrics:
+            try:
+                metrics[name][node.use] = components.make(node, Metric, names)
+            except BrokenError:
+                continue
+    return metrics
+
+
+def _check_optimizer(components: Components, settings: Optimizer, tree: Tree, built: Built) -> None:
+    known = timm.optim.list_optimizers()
+    text = ""
+    key: Key = ("optimizer", "use")
+    if settings.use is None or settings.lr is None:
+        return  # wrong values, said already
+    if settings.use not in known:
+        near = get_close_matches(settings.use, known, n=3)
+        cure = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(known)}"
+        text = f"there is no optimizer '{settings.use}'. {cure}"
+    elif not any(p.requires_grad for p in built.network.parameters()):
+        text, key = "everything is frozen: nothing is left to train", ("model",)
+    else:
+        try:
+            groups = parameter_groups(built.network, settings, components.rate_factors)
+            make_optimizer(groups, settings)
+        except Exception as error:
+            text = f"'{settings.use}' cannot be made: {error}"
+    if text:
+        problem = Problem(dotted(key), tree.place(key), text, static=False)
+        components.problems.append(problem)

@@ -1,0 +1,42 @@
+"""The command line. Commands import torch when they run, so that help and lists answer at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from actionkit.cli import listing, looking, training
+
+app = typer.Typer(
+    name="actionkit",
+    help="Video action recognition: components as plugins, composed by YAML recipes.\n\n"
+    "A recipe is a file (recipes/two_stream.yaml) or a name (two_stream). Any value of it can be "
+    "changed behind it: actionkit fit two_stream trainer.max_epochs=3 data.batch=8",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(training.fit)
+app.command()(training.test)
+app.command()(looking.check)
+app.command()(looking.show)
+app.command("list")(listing.list_components)
+
+
+def main() -> None:
+    """Runs a command; problems of a recipe become sentences and exit code 2."""
+    from actionkit.recipe import RecipeError
+
+    try:
+        app()
+    except RecipeError as error:
+        print(str(error), file=sys.stderr)
+        count = len(error.problems)
+        print(f"\n{count} problem{'s' if count > 1 else ''} in the recipe", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

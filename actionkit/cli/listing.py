@@ -1,0 +1,90 @@
+"""`actionkit list`: what is installed, read from metadata and source alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actionkit import registry, schema
+from actionkit.cli.arguments import Json
+
+
+def list_components(
+    group: Annotated[str | None, typer.Argument(help="Only this group, as aggregators.")] = None,
+    json_: Json = False,
+) -> None:
+    """Lists components and recipes: name, where from, options, what it does. Imports none."""
+    if group is not None and group not in registry.GROUPS:
+        raise typer.BadParameter(f"groups are {', '.join(registry.GROUPS)}", param_hint="GROUP")
+    rows = [
+        _row(e) for e in registry.entries() if group in (None, e.group) and e.group != "recipes"
+    ]
+    if group in (None, "recipes"):
+        rows += _recipes()
+    if json_:
+        print(json.dumps(rows, indent=2))
+        return
+    console = Console()
+    for name in registry.GROUPS:
+        inside = [row for row in rows if row["group"] == name]
+        if inside:
+            console.print(_table(name, inside))
+
+
+def _row(entry: registry.Entry) -> dict[str, str]:
+    try:
+        options = [
+            p.name if p.required else f"{p.name}={p.default}"
+            for p in schema.parameters(entry).values()
+        ]
+        text = schema.summary(entry)
+    except registry.BrokenComponentError as error:
+        options, text = [], f"broken: {error}"
+    return {
+        "group": entry.group,
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "options": ", ".join(options),
+        "summary": text,
+    }
+
+
+def _recipes() -> list[dict[str, str]]:
+    from actionkit.recipe import recipe_folders
+
+    return [
+        {
+            "group": "recipes",
+            "name": path.stem,
+            "distribution": owner,
+            "version": "",
+            "options": "",
+            "summary": _first_comment(path.read_text(encoding="utf-8")),
+        }
+        for owner, folder in recipe_folders().items()
+        for path in sorted(folder.glob("*.yaml"))
+    ]
+
+
+def _first_comment(text: str) -> str:
+    first = text.partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+def _table(group: str, rows: list[dict[str, str]]) -> Table:
+    foreign = any(row["distribution"] != registry.OWN for row in rows)
+    view = Table(title=group, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    view.add_column("name", style="bold", no_wrap=True)
+    if foreign:
+        view.add_column("from")
+    view.add_column("what it does, and its options", overflow="fold")
+    for row in rows:
+        text = row["summary"] + (f"\n[dim]{row['options']}[/]" if row["options"] else "")
+        owner = [f"{row['distribution']} {row['version']}".strip()] if foreign else []
+        view.add_row(row["name"], *owner, text)
+    return view

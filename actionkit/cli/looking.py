@@ -1,0 +1,134 @@
+"""`actionkit check` and `actionkit show`: a recipe looked at without training it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actionkit.cli.arguments import Json, Overrides, Recipe
+
+if TYPE_CHECKING:
+    from actionkit.builder import Blueprint
+    from actionkit.contracts import Shape
+
+NoData = Annotated[
+    bool, typer.Option("--no-data", help="Do not look at the data set; classes are unknown.")
+]
+
+
+def check(recipe: Recipe, overrides: Overrides = None, no_data: NoData = False) -> None:
+    """Checks a recipe: all mistakes at once, each with its place and a cure; then every file.
+
+    Nothing is trained and no weights are loaded. Exit code 2 if anything is wrong with the recipe.
+    """
+    from actionkit import builder
+
+    found = builder.blueprint(recipe, overrides or (), data=not no_data)
+    found.require()
+    console = Console()
+    console.print(f"[green]{recipe} is right[/]: {_summary(found)}", highlight=False)
+    if not no_data:
+        _check_files(found, console)
+
+
+def show(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    no_data: NoData = False,
+    origins: Annotated[
+        bool, typer.Option("--origins", help="Show every value and where it was written.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Shows a recipe's chain: every part with the shape behind it and its parameters."""
+    from actionkit import builder
+
+    if origins:
+        tree, _, problems = builder.read(recipe, overrides or ())
+        if problems:
+            from actionkit.recipe import RecipeError
+
+            raise RecipeError(problems)
+        _show_origins(tree, json_)
+        return
+    found = builder.blueprint(recipe, overrides or (), data=not no_data)
+    found.require()
+    rows = _rows(found)
+    if json_:
+        print(json.dumps({"parts": rows, "parameters": _total(found)}, indent=2))
+        return
+    view = Table(title=_summary(found), title_justify="left")
+    for column, justify in (("place", "left"), ("part", "left"), ("T x C x H x W", "left")):
+        view.add_column(column, justify=justify)  # type: ignore[arg-type]
+    view.add_column("parameters", justify="right")
+    for row in rows:
+        count = row["parameters"]
+        view.add_row(row["place"], row["part"], _written(row["out"]), f"{count:,}" if count else "")
+    view.add_section()
+    view.add_row("", "", "", f"{_total(found):,}", style="bold")
+    Console().print(view)
+
+
+def _rows(found: Blueprint) -> list[dict[str, Any]]:
+    """Modalities as the network gets them, then its parts, joints with a row a stream."""
+    assert found.stages is not None  # noqa: S101  the blueprint has no problems
+    rows = [
+        {"place": f"data.{name}", "part": "", "out": list(shape), "parameters": 0}
+        for name, shape in found.stages.shapes.items()
+    ]
+    for row in found.components.rows:
+        shapes: dict[str, Shape] = row.out if isinstance(row.out, dict) else {"": row.out}  # type: ignore[dict-item]
+        for name, shape in shapes.items():
+            place = f"{row.key} -> {name}" if name else row.key
+            count = row.parameters if name in ("", next(iter(shapes))) else 0
+            rows.append({"place": place, "part": row.use, "out": list(shape), "parameters": count})
+    return rows
+
+
+def _written(shape: list[int | None]) -> str:
+    """A shape as people write it; ? = varies."""
+    return " x ".join("?" if size is None else str(size) for size in shape)
+
+
+def _total(found: Blueprint) -> int:
+    assert found.built is not None  # noqa: S101  the blueprint has no problems
+    return sum(p.numel() for p in found.built.network.parameters())
+
+
+def _summary(found: Blueprint) -> str:
+    name = found.tree.values.get("name") or found.tree.name
+    streams = ", ".join(found.plan.model.streams)
+    return f"{name}: streams {streams}; {_total(found) / 1e6:.2f} M parameters"
+
+
+def _show_origins(tree: Any, as_json: bool) -> None:
+    from actionkit.recipe import dotted, leaves
+
+    lines = [(dotted(key), value, tree.place(key)) for key, value in leaves(tree.public)]
+    if as_json:
+        print(json.dumps([{"key": k, "value": v, "origin": o} for k, v, o in lines], indent=2))
+        return
+    view = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("key", "value", "written in"):
+        view.add_column(column, overflow="fold")
+    for key, value, origin in lines:
+        view.add_row(key, str(value), f"[dim]{origin}[/]")
+    Console().print(view)
+
+
+def _check_files(found: Blueprint, console: Console) -> None:
+    """Opens every file of every split, and names those that cannot be read."""
+    from actionkit.data.preflight import preflight
+
+    for line in preflight(found.datasets, _reader(found), console):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _reader(found: Blueprint) -> Any:
+    from actionkit.contracts import Reader
+
+    return found.components.make(found.plan.data.reader, Reader)

@@ -1,0 +1,100 @@
+"""From a record and a seed to a sample: the only place where frames are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import torch
+
+from actionkit.contracts import (
+    Bad,
+    Clip,
+    Dataset,
+    Kind,
+    Reader,
+    Record,
+    Sample,
+    Sampler,
+    Transform,
+    VideoReadError,
+)
+from actionkit.data.order import Ask
+from actionkit.data.seeds import mix
+
+SUBSTITUTES = 20  # unreadable clips in a row after which a data set counts as unusable
+
+
+class NoClipReadableError(RuntimeError):
+    """So many clips in a row were unreadable that the data set as a whole must be wrong."""
+
+
+class Clips(torch.utils.data.Dataset[Sample]):
+    """A dataset's records as samples.
+
+    In training an unreadable clip is replaced by another one, chosen by the clip's own seed; in
+    evaluation it gives a sample without clips. Both carry the reason in `Sample.bad`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        reader: Reader,
+        sampler: Sampler,
+        transforms: Sequence[Transform],
+        *,
+        train: bool,
+        views_per_item: int | None = None,
+    ) -> None:
+        self.dataset, self.reader, self.sampler = dataset, reader, sampler
+        self.transforms, self.train, self.views_per_item = transforms, train, views_per_item
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, ask: Ask) -> Sample:
+        """The sample of one Ask. Raises NoClipReadableError."""
+        bad: list[Bad] = []
+        index = ask.index
+        while len(bad) < SUBSTITUTES:
+            record = self.dataset[index]
+            try:
+                return self._sample(record, ask._replace(index=index), tuple(bad))
+            except VideoReadError as error:
+                bad.append(Bad(record.id, error.path, record.origin, error.reader, error.reason))
+            if not self.train:
+                return Sample({}, record.target, None, record.id, index, ask.seed, tuple(bad))
+            index = mix(ask.seed, len(bad)) % len(self.dataset)
+        reasons = "\n".join(f"  {b.path} ({b.reader}): {b.reason}" for b in bad[:5])
+        raise NoClipReadableError(f"{len(bad)} clips in a row cannot be read:\n{reasons}\n  ...")
+
+    def _sample(self, record: Record, ask: Ask, bad: tuple[Bad, ...]) -> Sample:
+        rng = np.random.default_rng(ask.seed) if self.train else None
+        clips = self._read(record, ask.part, rng)
+        batch = {m: Clip(c.x[None], c.mask[None], c.times[None], c.kind) for m, c in clips.items()}
+        for transform in self.transforms:
+            batch = transform.apply(batch, [transform.draw(rng)])
+        clips = {m: Clip(c.x[0], c.mask[0], c.times[0], c.kind) for m, c in batch.items()}
+        return Sample(clips, record.target, None, record.id, ask.index, ask.seed, bad)
+
+    def _read(self, record: Record, part: int, rng: np.random.Generator | None) -> dict[str, Clip]:
+        """Every modality at the same frames, drawn once."""
+        infos = {m: self.reader.probe(path) for m, path in record.sources.items()}
+        indices = self.sampler(next(iter(infos.values())), record, rng)  # [V, T]
+        if self.views_per_item is not None:
+            start = part * self.views_per_item
+            indices = indices[start : start + self.views_per_item]
+        clips = {}
+        for modality, path in record.sources.items():
+            real = indices >= 0
+            frames = self.reader.read(path, indices[real])
+            if real.all():
+                x = frames.unflatten(0, indices.shape)  # a view
+            else:
+                x = frames.new_zeros(*indices.shape, *frames.shape[1:])
+                x[torch.from_numpy(real)] = frames
+            times = np.where(real, indices / infos[modality].fps, np.nan).astype(np.float32)
+            kind: Kind = modality if modality in get_args(Kind) else "rgb"  # type: ignore[assignment]
+            clips[modality] = Clip(x, torch.from_numpy(real), torch.from_numpy(times), kind)
+        return clips

@@ -1,0 +1,1 @@
+"""Datasets: lists of records."""

@@ -1,0 +1,1 @@
+"""Readers: decoders of video files."""

@@ -1,0 +1,1 @@
+"""Fusions: several streams to one."""

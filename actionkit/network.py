@@ -1,0 +1,177 @@
+"""The network: streams, what joins them, the chain behind, and views folded in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from actionkit.contracts import Clip, Features, Fusion, Head, Joint, Output, Part
+
+SCORES = "scores"  # the name of a chain's only head, and of what the whole network says
+
+
+class Parts(Part):
+    """Parts run one after the other, as one part: what `Make[Part]` gives."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.out = parts[-1].out
+
+    def forward(self, features: Features) -> Features:
+        """Maps features through all parts."""
+        for part in self.parts:
+            features = part(features)
+        return features
+
+
+class Chain(nn.Module):
+    """`before`, `backbone`, `aggregate`, then each head with its own `then`."""
+
+    def __init__(
+        self,
+        before: Iterable[Part] = (),
+        backbone: Iterable[Part] = (),
+        aggregate: Iterable[Part] = (),
+        head: Mapping[str, Head] | None = None,
+        then: Mapping[str, Sequence[Part]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.before = nn.ModuleList(before)
+        self.backbone = nn.ModuleList(backbone)
+        self.aggregate = nn.ModuleList(aggregate)
+        self.head = nn.ModuleDict(dict(head or {}))
+        self.then = nn.ModuleDict({k: nn.ModuleList(v) for k, v in (then or {}).items()})
+
+    def front(self, features: Features) -> Features:
+        """What a joint takes the place of: up to the backbone."""
+        for part in (*self.before, *self.backbone):
+            features = part(features)
+        return features
+
+    def back(self, features: Features) -> dict[str, Features]:
+        """What stands behind the backbone: an entry a head, or one called `scores` without."""
+        for part in self.aggregate:
+            features = part(features)
+        results = {name: head(features) for name, head in self.head.items()} or {SCORES: features}
+        for name, parts in self.then.items():
+            for part in parts:  # type: ignore[attr-defined]
+                results[name] = part(results[name])
+        return results
+
+
+class Network(nn.Module):
+    """Streams -> joint -> streams' chains -> fusion -> chain -> scores.
+
+    `takes` maps each stream to its modality; streams absent from it start behind the joint.
+    """
+
+    def __init__(
+        self,
+        streams: Mapping[str, Chain],
+        takes: Mapping[str, str],
+        joint: Joint | None = None,
+        fusion: Fusion | None = None,
+        tail: Chain | None = None,
+    ) -> None:
+        super().__init__()
+        self.streams = nn.ModuleDict(dict(streams))
+        self.takes = dict(takes)
+        self.joint = joint
+        self.fusion = fusion
+        self.tail = tail
+        self.frozen: list[nn.Module] = []  # kept in evaluation mode, batch norm statistics too
+
+    def forward(self, clips: Mapping[str, Clip], boxes: Tensor | None = None) -> Output:
+        """Scores of a batch.
+
+        clips[m].x [B, V, T, C, H, W] float, mask [B, V, T] bool; boxes [B, V, T, R, 4]. In the
+        Output, x is [B, V, T', K, 1, 1] and mask [B, V, T'].
+        """
+        inputs = {n: fold(clips[modality], boxes) for n, modality in self.takes.items()}
+        views = next(iter(clips.values())).mask.shape[1]
+        return {name: restore(f, views) for name, f in self.scores(inputs).items()}
+
+    def scores(self, inputs: dict[str, Features]) -> dict[str, Features]:
+        """Scores by name from the streams' inputs, views still folded into B."""
+        ends = {n: self.streams[n].front(f) for n, f in inputs.items()}  # type: ignore[operator]
+        if self.joint is not None:
+            ends = self.joint(ends)
+        results = {n: chain.back(ends[n]) for n, chain in self.streams.items()}  # type: ignore[operator]
+        output = {}
+        for name, chain in self.streams.items():
+            for head in chain.head:  # type: ignore[union-attr]
+                output[output_name(name, head)] = results[name][head]
+        fused = {name: result[SCORES] for name, result in results.items() if SCORES in result}
+        if self.fusion is not None:
+            last = self.fusion(fused)
+        elif len(fused) == 1:
+            last = next(iter(fused.values()))
+        else:
+            return output
+        output.update(self.tail.back(self.tail.front(last)) if self.tail else {SCORES: last})
+        return output
+
+    def train(self, mode: bool = True) -> Network:
+        """Training or evaluation mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()
+        return self
+
+
+def output_name(stream: str, head: str) -> str:
+    """The name in Output of a stream's head."""
+    return stream if head == SCORES else f"{stream}_{head}"
+
+
+def fold(clip: Clip, boxes: Tensor | None = None) -> Features:
+    """A clip's views laid into the batch axis: [B, V, T, ...] to [B*V, T, ...], a view."""
+    folded = None if boxes is None else boxes.flatten(0, 1)
+    return Features(clip.x.flatten(0, 1), clip.mask.flatten(0, 1), boxes=folded)
+
+
+def restore(features: Features, views: int) -> Features:
+    """The inverse of fold, for all fields that have the batch axis."""
+
+    def unfold(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.unflatten(0, (-1, views))
+
+    return features._replace(
+        x=features.x.unflatten(0, (-1, views)),
+        mask=features.mask.unflatten(0, (-1, views)),
+        attention=unfold(features.attention),
+        boxes=unfold(features.boxes),
+        log_prob=unfold(features.log_prob),
+    )
+
+
+def freeze(network: Network, part: nn.Module, stages: Sequence[nn.Module]) -> None:
+    """Takes stages of a part out of training: no gradients, and never in training mode."""
+    for stage in stages:
+        stage.requires_grad_(False)
+        network.frozen.append(stage)
+    if not any(p.requires_grad for p in part.parameters()):
+        network.frozen.append(part)
+
+
+def load_weights(part: nn.Module, file: str) -> tuple[list[str], list[str], list[str]]:
+    """Fills a part from `FILE` or `FILE#prefix`, a checkpoint of ours or a state dict.
+
+    Returns the names taken, those of the part that the file lacks, and those of the file that do
+    not fit the part. Raises ValueError if nothing was taken, OSError if the file cannot be read.
+    """
+    path, _, prefix = file.partition("#")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    start = f"{prefix.rstrip('.')}." if prefix else ""
+    state = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+    own = part.state_dict()
+    taken = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not taken:
+        names = ", ".join(list(state)[:3]) or f"nothing under '{prefix}'"
+        raise ValueError(f"none of its tensors fit; the file has {names}, wanted {next(iter(own))}")
+    part.load_state_dict(taken, strict=False)
+    return sorted(taken), sorted(own.keys() - taken.keys()), sorted(state.keys() - taken.keys())

@@ -1,0 +1,148 @@
+"""A recipe run from end to end: fit and test, in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from rich.console import Console
+
+from actionkit import builder, registry
+from actionkit.builder import Blueprint
+from actionkit.data.module import DataModule
+from actionkit.evaluation import report
+from actionkit.tasks.recognition import Recognition, System
+from actionkit.training.bad_clips import BadClips
+from actionkit.training.run_folder import RunFolder, write
+
+QUIET = (
+    ".*does not have many workers.*",
+    ".*The number of training batches.*smaller than the logging interval.*",
+    ".*Experiment logs directory.*exists and is not empty.*",
+    ".*Checkpoint directory.*exists and is not empty.*",
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
+    """Trains, evaluates the best checkpoint on the validation split, and tells the result.
+
+    Returns the run folder. Raises RecipeError.
+    """
+    system, data = builder.build(found)
+    run = RunFolder.create(system.recipe, folder)
+    task = _task(found, system)
+    console.print(_heading(found, system, data, run), highlight=False)
+    for line in found.loaded:
+        console.print(f"weights  {line}", highlight=False)
+    best = ModelCheckpoint(
+        run.checkpoints,
+        filename="best",
+        monitor=f"val/{found.plan.evaluation.metrics[0].use}",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = _trainer(found, run, [best, BadClips()])
+    trainer.fit(task, datamodule=data, weights_only=True)
+    trainer.validate(
+        task, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
+    )
+    _tell(found, task, run, console, "fit", "val", Path(best.best_model_path))
+    return run.path
+
+
+def test(found: Blueprint, console: Console, folder: Path, checkpoint: Path, split: str) -> None:
+    """Evaluates a checkpoint on a split, and tells the result. Raises RecipeError, OSError."""
+    system, data = builder.build(found)
+    run = RunFolder(folder)
+    task = _task(found, system)
+    trainer = _trainer(found, run, [BadClips()], loggers=False)
+    data.prepare_data()
+    data.trainer = trainer
+    loader = data.eval_dataloader(split)
+    trainer.test(task, loader, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    _tell(found, task, run, console, "test", split, checkpoint)
+
+
+def _task(found: Blueprint, system: System) -> Recognition:
+    entry = found.plan.task.entry
+    assert entry is not None  # noqa: S101  the blueprint has no problems
+    return registry.load(entry)(system, **found.plan.task.options)
+
+
+def _trainer(
+    found: Blueprint, run: RunFolder, callbacks: list[Any], loggers: bool = True
+) -> lightning.Trainer:
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", pattern)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    made = []
+    for node in found.plan.logger if loggers else ():
+        assert node.entry is not None  # noqa: S101  the blueprint has no problems
+        made.append(registry.load(node.entry)(run.path, **node.options))
+    return lightning.Trainer(
+        **vars(found.plan.trainer),
+        default_root_dir=run.path,
+        callbacks=[*callbacks, RichProgressBar(leave=False)],
+        logger=made or False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # our own order is sharded by rank
+        log_every_n_steps=10,
+    )
+
+
+def _heading(found: Blueprint, system: System, data: DataModule, run: RunFolder) -> str:
+    classes = next(iter(data.datasets.values())).classes
+    parameters = sum(p.numel() for p in system.network.parameters())
+    trained = sum(p.numel() for p in system.network.parameters() if p.requires_grad)
+    frozen = f", {trained / 1e6:.2f} M of them trained" if trained < parameters else ""
+    return (
+        f"[bold]{found.tree.values.get('name') or found.tree.name}[/]\n"
+        f"data     {len(data.datasets['train'])} clips to train, {len(data.datasets['val'])} to "
+        f"validate, {len(classes)} classes, {data.workers} workers\n"
+        f"network  {parameters / 1e6:.2f} M parameters{frozen}\n"
+        f"run      {run.path}"
+    )
+
+
+def _tell(
+    found: Blueprint,
+    task: Recognition,
+    run: RunFolder,
+    console: Console,
+    command: str,
+    split: str,
+    checkpoint: Path,
+) -> None:
+    """Table, results.json and predictions of an evaluation; rank 0 only."""
+    results = task.results
+    if results is None or task.global_rank != 0:
+        return
+    classes = found.datasets[split].classes
+    csv = report.predictions(results, classes, task.system.heads)
+    write(run.path / f"predictions-{split}.csv", csv)
+    run.add_results(
+        command,
+        report.as_json(
+            results,
+            split=split,
+            protocol=str(task.protocol),
+            checkpoint=_relative(checkpoint, run.path),
+            versions=task.system.recipe["versions"],
+        ),
+    )
+    console.print(report.table(results, f"{split}: {report.coverage(results)}"))
+    console.print(f"[dim]{checkpoint.stem}.ckpt; scores: {task.protocol}[/]", highlight=False)
+    console.print(f"[dim]{run.path / 'results.json'}[/]", highlight=False, soft_wrap=True)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)

@@ -1,0 +1,219 @@
+"""Recognition: one class, or several, for a clip. The default task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+
+from actionkit import grammar
+from actionkit.contracts import Bad, Batch, Loss, Metric, Output, Transform
+from actionkit.data.device import on_device
+from actionkit.data.seeds import mix
+from actionkit.evaluation.protocol import Protocol, Tally
+from actionkit.network import SCORES, Network
+from actionkit.training.optimizer import make_optimizer, make_schedule, parameter_groups
+
+
+@dataclass
+class System:
+    """All that a task needs, built."""
+
+    network: Network
+    losses: dict[str, Loss]  # by name of Output
+    weights: dict[str, float]
+    heads: dict[str, str]  # name of Output -> key of the target, where targets are dicts
+    protocol: Protocol
+    metrics: dict[str, dict[str, Metric]]  # name of Output -> metrics by name
+    train_transforms: Sequence[Transform]
+    eval_transforms: Sequence[Transform]
+    optimizer: grammar.Optimizer
+    rate_factors: dict[nn.Module, float] = field(default_factory=dict)
+    seed: int = 0
+    recipe: dict[str, Any] = field(default_factory=dict)  # plain, written into checkpoints
+
+
+@dataclass
+class Results:
+    """What evaluating a split gave: scores and metrics by name of Output."""
+
+    ids: list[str]
+    targets: Tensor
+    scores: dict[str, Tensor]  # [N, K]
+    metrics: dict[str, dict[str, float]]
+    bad: list[Bad]
+
+    @property
+    def coverage(self) -> float:
+        """Share of the videos that could be read."""
+        total = len(self.ids) + len({b.id for b in self.bad})
+        return len(self.ids) / total if total else 0.0
+
+
+class Recognition(lightning.LightningModule):
+    """Trains and evaluates a network by named losses; metrics of every entry of its Output."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self.system = system
+        self.network = system.network
+        self.losses = nn.ModuleDict(dict(system.losses))
+        self.protocol = system.protocol
+        self.main = SCORES if SCORES in system.metrics else next(iter(system.metrics))
+        self.results: Results | None = None  # of the last evaluation
+        self._tallies: dict[str, Tally] = {}
+        self._bad: dict[str, Bad] = {}
+
+    def forward(self, batch: Batch) -> Output:
+        """Scores of a batch as the loader gives it, as in evaluation."""
+        clips = on_device(batch, self.system.eval_transforms, train=False)
+        return self.network(clips, batch.boxes)
+
+    # ------------------------------------------------------------------------------- training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Noise of a step (dropout) is a function of the step, so that a resumed run is the same."""
+        step = (self.system.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(mix(*step))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted sum of the losses, and of the parts' penalties."""
+        clips = on_device(batch, self.system.train_transforms, train=True)
+        output = self.network(clips, batch.boxes)
+        total = self._losses(output, batch, "train")
+        for name, value in _scalars(output).items():
+            self.log(f"train/{name}", value, batch_size=len(batch.id))
+        return total
+
+    def _losses(self, output: Output, batch: Batch, stage: str) -> Tensor:
+        values = {}
+        for name, loss in self.losses.items():
+            scores, target = output[name], self._target(batch, name)
+            mask = scores.mask & labelled(target)[:, None, None]
+            values[name] = loss(scores, target, mask) * _share(mask.sum())
+        total = sum(self.system.weights[name] * value for name, value in values.items())
+        total = total + _penalty(output)
+        size, shown = len(batch.id), stage == "train"
+        self.log(f"{stage}/loss", total, batch_size=size, prog_bar=shown, sync_dist=not shown)
+        if len(values) > 1:
+            for name, value in values.items():
+                self.log(f"{stage}/{name}/loss", value, batch_size=size, sync_dist=not shown)
+        return total
+
+    def _target(self, batch: Batch, name: str) -> Tensor:
+        if isinstance(batch.target, Mapping):
+            return batch.target[self.system.heads[name]]
+        return batch.target
+
+    def configure_optimizers(self) -> Any:
+        """Timm's optimizer and schedule, stepped once an optimizer step."""
+        settings = self.system.optimizer
+        groups = parameter_groups(self, settings, self.system.rate_factors)
+        optimizer = make_optimizer(groups, settings)
+        epochs = self.trainer.max_epochs or 1
+        steps = max(1, int(self.trainer.estimated_stepping_batches) // epochs)
+        scheduler = make_schedule(optimizer, settings, epochs=epochs, steps_per_epoch=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Timm's schedulers count updates from outside."""
+        scheduler.step_update(self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the recipe, as plain containers."""
+        checkpoint["recipe"] = self.system.recipe
+
+    # ----------------------------------------------------------------------------- evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts an evaluation afresh."""
+        self._tallies = {name: Tally() for name in self.system.metrics}
+        self._bad = {}
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the evaluation; unreadable videos count as missing."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the evaluation; unreadable videos count as missing."""
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over all videos and ranks, into `results` and the log."""
+        self._conclude("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Metrics over all videos and ranks, into `results` and the log."""
+        self._conclude("test")
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        self._bad.update({bad.id: bad for bad in batch.bad})
+        if not batch.clips:
+            return
+        output = self(batch)
+        self._losses(output, batch, stage)
+        for name, tally in self._tallies.items():
+            loss = self.losses[name] if name in self.losses else next(iter(self.losses.values()))
+            scores = self.protocol.view_scores(output[name], loss)  # type: ignore[arg-type]
+            tally.add(batch.id, scores, output[name].mask.any(-1), self._target(batch, name))
+
+    def _conclude(self, stage: str) -> None:
+        results = Results([], torch.zeros(0), {}, {}, _gather_bad(self._bad))
+        for name, tally in self._tallies.items():
+            results.ids, results.scores[name], targets = tally.gather().result()
+            known = labelled(targets)
+            metrics = self.system.metrics[name] if bool(known.any()) else {}
+            scores = results.scores[name][known]
+            results.metrics[name] = {m: f(scores, targets[known]) for m, f in metrics.items()}
+            if name == self.main:
+                results.targets = targets
+            for metric, value in results.metrics[name].items():
+                label = metric if name == self.main else f"{name}/{metric}"
+                self.log(f"{stage}/{label}", value, prog_bar=label == "top1", rank_zero_only=True)
+        self.results = results
+
+
+def labelled(target: Tensor) -> Tensor:
+    """Which clips have a label, [B] bool: of class numbers [B], -1 = none; of [B, K], NaN = none."""
+    return target >= 0 if target.ndim == 1 else ~target.isnan().any(-1)
+
+
+def _share(count: Tensor) -> Tensor | float:
+    """Factor that makes the ranks' mean of losses a mean over the steps of all ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1.0
+    total = count.clone()
+    torch.distributed.all_reduce(total)
+    return count * torch.distributed.get_world_size() / total.clamp(min=1)
+
+
+def _penalty(output: Output) -> Tensor | float:
+    """What the parts ask to add, once: the whole network's, else that of every head."""
+    entries = [output[SCORES]] if SCORES in output else output.values()
+    penalties = {id(f.penalty): f.penalty for f in entries if f.penalty is not None}
+    return sum(penalties.values())  # heads of one chain share one penalty
+
+
+def _scalars(output: Output) -> dict[str, Tensor]:
+    """0-dim entries of `extra`, to be logged."""
+    found: dict[str, Tensor] = {}
+    for features in output.values():
+        found.update({k: v for k, v in (features.extra or {}).items() if v.ndim == 0})
+    return found
+
+
+def _gather_bad(bad: Mapping[str, Bad]) -> list[Bad]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(bad.values())
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, dict(bad))
+    return list({k: v for part in parts for k, v in part.items()}.values())

@@ -1,0 +1,1 @@
+"""Loggers, callbacks and the run folder."""

@@ -1,0 +1,17 @@
+"""Fixtures every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real clips and annotation files, which are not ours to ship."""
+    folder = Path(os.environ.get("ACTIONKIT_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "real_clips").is_dir():
+        pytest.skip(f"no real clips at {folder}; set ACTIONKIT_REAL_DATA to a folder that has them")
+    return folder

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+from actionkit.contracts import Info, Record
+from actionkit.data.samplers import Dense, Segments, Uniform, frame_range
+
+FRAMES = range(1, 101)
+WHOLE = Record("clip", {})
+
+
+def info(frames, fps=25.0):
+    return Info(frames, fps, frames / fps, 48, 64)
+
+
+def snippet(start, length, stride, frames):
+    return [(start + k * stride) % frames for k in range(length)]
+
+
+SAMPLERS = [
+    Segments(count=3),
+    Segments(count=8, length=5, stride=2),
+    Uniform(count=25),
+    Uniform(count=4, length=10),
+    Dense(length=16, stride=2),
+    Dense(length=8, stride=3, clips=10),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{type(s).__name__}{vars(s)}")
+@pytest.mark.parametrize("training", [False, True])
+def test_shape_and_range_for_every_frame_count(sampler, training):
+    for frames in FRAMES:
+        rng = np.random.default_rng(frames) if training else None
+        indices = sampler(info(frames), WHOLE, rng)
+        assert indices.shape == (sampler.views, sampler.steps)
+        assert indices.dtype == np.int64
+        assert 0 <= indices.min() <= indices.max() < frames
+        again = np.random.default_rng(frames) if training else None
+        assert np.array_equal(indices, sampler(info(frames), WHOLE, again))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: f"{type(s).__name__}{vars(s)}")
+@pytest.mark.parametrize("training", [False, True])
+def test_start_and_end_shift_the_same_draw(sampler, training):
+    def rng():
+        return np.random.default_rng(7) if training else None
+
+    part = Record("clip", {}, start=1.0, end=2.6)  # frames 25 to 64
+    expected = 25 + sampler(info(40), WHOLE, rng())
+    assert np.array_equal(sampler(info(100), part, rng()), expected)
+
+
+@pytest.mark.parametrize(("length", "stride"), [(1, 1), (5, 1), (3, 4)])
+def test_segments_in_evaluation_are_centres(length, stride):
+    sampler = Segments(count=3, length=length, stride=stride)
+    for frames in FRAMES:
+        places = max(1, frames - (length - 1) * stride)
+        tick = places / 3
+        expected = [
+            i
+            for k in range(3)
+            for i in snippet(int(tick / 2 + tick * k + 1e-9), length, stride, frames)
+        ]
+        assert sampler(info(frames), WHOLE, None).tolist() == [expected]
+
+
+@pytest.mark.parametrize("frames", [3, 10, 14, 31])
+def test_segments_cover_every_place_of_their_segment(frames):
+    sampler, rng = Segments(count=3, length=2), np.random.default_rng(0)
+    draws = np.stack([sampler(info(frames), WHOLE, rng)[0] for _ in range(600)])
+    places = frames - 1
+    borders = [k * places // 3 for k in range(4)]
+    for k in range(3):
+        start = draws[:, 2 * k]
+        allowed = range(borders[k], max(borders[k + 1], borders[k] + 1))
+        assert set(start) == set(allowed)
+        assert np.array_equal(draws[:, 2 * k + 1], (start + 1) % frames)
+    if places >= 3:
+        assert set(draws[:, ::2].ravel()) == set(range(places))
+
+
+@pytest.mark.parametrize(("count", "length"), [(25, 1), (4, 10), (1, 3)])
+def test_uniform_is_the_tsn_rule(count, length):
+    sampler = Uniform(count=count, length=length)
+    for frames in FRAMES:
+        step = (frames - length) // (count - 1) if count > 1 and frames > length else 0
+        expected = [i for k in range(count) for i in snippet(step * k, length, 1, frames)]
+        assert sampler(info(frames), WHOLE, None).tolist() == [expected]
+        assert sampler(info(frames), WHOLE, np.random.default_rng(0)).tolist() == [expected]
+
+
+@pytest.mark.parametrize("frames", [5, 9, 12, 40])
+def test_dense_covers_every_place(frames):
+    sampler, rng = Dense(length=4, stride=3, clips=2), np.random.default_rng(0)
+    draws = np.concatenate([sampler(info(frames), WHOLE, rng) for _ in range(600)])
+    assert set(draws[:, 0]) == set(range(max(1, frames - 9)))
+    for row in draws:
+        assert row.tolist() == snippet(row[0], 4, 3, frames)
+
+
+def test_dense_in_evaluation():
+    assert Dense(length=4)(info(10), WHOLE, None).tolist() == [[3, 4, 5, 6]]
+    views = Dense(length=4, clips=3)(info(10), WHOLE, None)
+    assert views.tolist() == [[0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9]]
+    assert Dense(length=5)(info(2), WHOLE, None).tolist() == [[0, 1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (None, None, (0, 100)),
+        (1.0, None, (25, 75)),
+        (None, 2.0, (0, 50)),
+        (1.01, 2.01, (26, 25)),
+        (0.04, 0.08, (1, 1)),
+        (2.0, 2.0, (50, 1)),
+        (9.0, 12.0, (99, 1)),
+        (-1.0, 99.0, (0, 100)),
+    ],
+)
+def test_frame_range(start, end, expected):
+    assert frame_range(info(100), Record("clip", {}, start=start, end=end)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "sentence"),
+    [
+        (Segments, {"count": 0}, "needs count of at least 1, but got 0"),
+        (Segments, {"count": 3, "stride": -2}, "needs stride of at least 1, but got -2"),
+        (Uniform, {"count": 3, "length": 0}, "needs length of at least 1, but got 0"),
+        (Dense, {"length": 8, "clips": 0}, "needs clips of at least 1, but got 0"),
+    ],
+)
+def test_refuses_what_is_not_positive(sampler, options, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        sampler(**options)
