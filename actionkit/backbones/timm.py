@@ -64,6 +64,7 @@ class Timm(Backbone):
             net = _create(arch, pretrained, options)
         for name in unreached:  # else distributed training waits for their gradients
             net.get_parameter(name).requires_grad_(False)
+        self.unreached = frozenset(unreached)
         self.net = net.to(memory_format=torch.channels_last)
         self.out = Shape(
             inp.steps,
@@ -82,7 +83,7 @@ class Timm(Backbone):
         net: Any = self.net
         matcher = net.group_matcher(coarse=True) if hasattr(net, "group_matcher") else GROUPS
         groups = timm.models.group_parameters(net, matcher, reverse=True)
-        reached = {n: groups[n] for n, p in net.named_parameters() if p.requires_grad}
+        reached = {name: group for name, group in groups.items() if name not in self.unreached}
         found: dict[int, list[nn.Module]] = defaultdict(list)
         _collect(net, "", reached, found)
         return [nn.ModuleList(found[group]) for group in sorted(found)]

@@ -28,6 +28,7 @@ app.command("list")(listing.list_components)
 
 def main() -> None:
     """Runs a command; problems of a recipe become sentences and exit code 2."""
+    from actionkit.errors import RunError
     from actionkit.recipe import RecipeError
 
     try:
@@ -37,6 +38,9 @@ def main() -> None:
         count = len(error.problems)
         print(f"\n{count} problem{'s' if count > 1 else ''} in the recipe", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -14,6 +14,7 @@ from actionkit import grammar
 from actionkit.contracts import Bad, Batch, Loss, Metric, Output, Transform
 from actionkit.data.device import on_device
 from actionkit.data.seeds import mix
+from actionkit.errors import RunError
 from actionkit.evaluation.protocol import Protocol, Tally
 from actionkit.network import SCORES, Network
 from actionkit.training.optimizer import make_optimizer, make_schedule, parameter_groups
@@ -81,7 +82,13 @@ class Recognition(lightning.LightningModule):
         torch.manual_seed(mix(*step))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the losses, and of the parts' penalties."""
+        """The weighted sum of the losses, and of the parts' penalties.
+
+        Raises RunError for a batch of which no clip could be read.
+        """
+        if not batch.clips:
+            reasons = "\n".join(f"  {b.path} ({b.reader}): {b.reason}" for b in batch.bad[:5])
+            raise RunError(f"no clip of a whole batch could be read, nor a substitute:\n{reasons}")
         clips = on_device(batch, self.system.train_transforms, train=True)
         output = self.network(clips, batch.boxes)
         total = self._losses(output, batch, "train")

@@ -14,8 +14,7 @@ def naive(kind, steps):
     """One clip's real steps [n, C, H, W] pooled, step by step in Python."""
     rows = [step.tolist() for step in steps.flatten(1)]
     if not rows:
-        values = [0.0] * steps[0:1].numel() or [0.0] * steps.shape[1:].numel()
-        return values * 2 if kind is MaxMin else values
+        return [0.0] * steps.shape[1:].numel() * (2 if kind is MaxMin else 1)
     columns = list(zip(*rows, strict=True))
     return {
         Mean: [sum(c) / len(c) for c in columns],

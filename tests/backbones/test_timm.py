@@ -115,6 +115,14 @@ def test_stages_of_a_resnet():
     ]
 
 
+def test_stages_stay_when_some_are_frozen():
+    net = build("test_resnet")
+    stages = [list(s) for s in net.stages()]
+    for module in stages[0]:
+        module.requires_grad_(False)
+    assert [list(s) for s in net.stages()] == stages
+
+
 @pytest.mark.parametrize("arch", [*ARCHS, "poolformer_s12"])
 def test_stages_hold_each_trainable_parameter_once(arch):
     with torch.device("meta"):

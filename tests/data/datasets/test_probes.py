@@ -241,7 +241,7 @@ def test_killed_rendering_leaves_whole_files_and_is_completed(cache):
     deadly = (
         "import os; from actionkit.data.datasets.probes import video\n"
         "replace, left = os.replace, list(range(12))\n"
-        "video.os.replace = lambda *names: replace(*names) if left and [left.pop()] else os._exit(9)"
+        "video.os.replace = lambda *n: replace(*n) if left and [left.pop()] else os._exit(9)"
     )
     assert _start(scenes=3, before=deadly).wait(60) == 9
     assert len(list(cache.rglob("*.part"))) == 1  # it died at its thirteenth file

@@ -21,9 +21,11 @@ HUES = {"red": 105.0, "green": 225.0, "blue": 345.0}  # degrees from Cb towards 
 MOTIONS = ("rise", "fall", "shuffle")
 CLASSES = [f"{colour}_{motion}" for colour in HUES for motion in MOTIONS]
 
-# No RGB channel clips at these: a clipped one would tell the hue in the gray frame.
-LUMA = 96, 156
-CHROMA = 36.0, 40.0
+# Within these no channel of RGB clips, which would tell the hue in the gray frame. What rounding to
+# RGB adds to gray depends on chroma; the background's faint tints drown it.
+LUMA = 100, 152
+TINT = 0.0  # of the background, at most
+CHROMA = 33.0, 36.0  # of the object
 
 # Outline of the shapes: radius by angle, at about equal areas.
 SHAPES = {
@@ -39,7 +41,7 @@ def render(rng: np.random.Generator, size: int) -> Iterator[tuple[str, list[Pict
 
     Shape, pattern, background, place, speed and shade are the scene's, the same in all classes.
     """
-    luma, cover = _draw(_Scene.draw(rng, size), size)
+    luma, tint, cover = _draw(_Scene.draw(rng, size), size)
     orders = {
         "rise": np.arange(FRAMES),
         "fall": np.arange(FRAMES)[::-1],
@@ -48,8 +50,8 @@ def render(rng: np.random.Generator, size: int) -> Iterator[tuple[str, list[Pict
     shift, radius = rng.uniform(-8, 8), rng.uniform(*CHROMA)
     for colour, hue in HUES.items():
         angle = np.deg2rad(hue + shift)
-        cb = _byte(128 + radius * np.cos(angle) * cover)
-        cr = _byte(128 + radius * np.sin(angle) * cover)
+        cb = _byte(128 + tint[0] + radius * np.cos(angle) * cover)
+        cr = _byte(128 + tint[1] + radius * np.sin(angle) * cover)
         pictures = [Picture(*planes) for planes in zip(luma, cb, cr, strict=True)]
         for motion in MOTIONS:
             yield f"{colour}_{motion}", [pictures[k] for k in orders[motion]]
@@ -77,7 +79,7 @@ class _Scene(NamedTuple):
     shade: float  # luma of the object
     stripe: np.ndarray  # wave vector (x, y) of its pattern
     ground: float  # luma of the background
-    waves: np.ndarray  # [N, 3] its texture: wave vectors and phases
+    waves: np.ndarray  # [3, N, 3] its texture in luma, Cb and Cr: wave vectors and phases
 
     @classmethod
     def draw(cls, rng: np.random.Generator, size: int) -> _Scene:
@@ -91,29 +93,39 @@ class _Scene(NamedTuple):
             turn=rng.uniform(0, 2 * np.pi),
             x=size / 2 + (size / 2 - radius) * rng.uniform(-0.8, 0.8),
             y=middle + half * np.linspace(1, -1, FRAMES),
-            shade=126 + 16 * bright,
+            shade=126 + bright * rng.uniform(12, 17),
             stripe=_wave(rng.uniform(0, 2 * np.pi), radius * rng.uniform(1.0, 1.6)),
-            ground=126 - 14 * bright,
+            ground=126 - bright * rng.uniform(10, 15),
             waves=np.array(
                 [
                     [*_wave(rng.uniform(0, 2 * np.pi), size * rng.uniform(0.15, 0.5)), phase]
-                    for phase in rng.uniform(0, 2 * np.pi, 6)
+                    for phase in rng.uniform(0, 2 * np.pi, 18)
                 ]
-            ),
+            ).reshape(3, 6, 3),
         )
 
 
-def _draw(scene: _Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Luma [FRAMES, size, size] uint8, and how much of each chroma pixel the object covers."""
+def _draw(scene: _Scene, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Luma [FRAMES, size, size] uint8; at half that size the background's tint [2, ...] and how
+    much the object covers of each pixel [FRAMES, ...].
+    """
     y, x = np.mgrid[:size, :size] + 0.5
-    ground = scene.ground + sum(3.5 * np.sin(u * x + v * y + phase) for u, v, phase in scene.waves)
+    phases = np.einsum("ijk,kyx->ijyx", scene.waves, np.stack([x, y, np.ones_like(x)]))
+    texture = np.sin(phases).sum(1)
+    ground = scene.ground + 3.5 * texture[0]
     dx, dy = x - scene.x, y - scene.y[:, None, None]
     outline = scene.radius * SHAPES[scene.shape](np.arctan2(dy, dx) + scene.turn)
     cover = np.clip(outline - np.hypot(dx, dy) + 0.5, 0, 1)
     u, v = scene.stripe
     pattern = scene.shade + 9 * np.sin(u * dx + v * dy)
     luma = np.clip(ground + (pattern - ground) * cover, *LUMA)
-    return _byte(luma), cover.reshape(FRAMES, size // 2, 2, size // 2, 2).mean((2, 4))
+    return _byte(luma), _halve(np.clip(2.5 * texture[1:], -TINT, TINT)), _halve(cover)
+
+
+def _halve(x: np.ndarray) -> np.ndarray:
+    """Mean over 2 x 2 pixels, as chroma is sampled."""
+    count, size, _ = x.shape
+    return x.reshape(count, size // 2, 2, size // 2, 2).mean((2, 4))
 
 
 def _polygon(angle: np.ndarray, corners: int) -> np.ndarray:

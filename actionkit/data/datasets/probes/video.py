@@ -42,7 +42,7 @@ def _encode(path: Path, pictures: Sequence[Picture], fps: int) -> None:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.thread_count = 1  # the bytes must not depend on the number of cores
-        context.colorspace, context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
+        context.colorspace, context.color_range = Colorspace.SMPTE170M, ColorRange.JPEG
         context.color_primaries, context.color_trc = ColorPrimaries.SMPTE170M, ColorTrc.SMPTE170M
         for picture in pictures:
             planes = np.concatenate([plane.ravel() for plane in picture])
