@@ -12,6 +12,7 @@ work with what it is given raises ValueError with the rest of a sentence that st
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ class Features(NamedTuple):
             attention=next((f.attention for f in inputs.values() if f.attention is not None), None),
             boxes=next((f.boxes for f in inputs.values() if f.boxes is not None), None),
             penalty=torch.stack(penalties).sum() if penalties else None,
-            log_prob=torch.stack(log_probs).sum(0) if log_probs else None,
+            log_prob=functools.reduce(torch.add, log_probs) if log_probs else None,
             extra=extra or None,
         )
 

@@ -5,6 +5,7 @@ Nothing here knows what a recipe may say (`grammar.py`) or whether it says it ri
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -21,15 +22,17 @@ from actionkit import registry, schema
 
 Key = tuple[str | int, ...]
 COMMAND_LINE = "command line"
-MAX_NODES = 10_000  # aliases can make a small text into a huge tree
-TAGS = {f"tag:yaml.org,2002:{t}" for t in ("map", "seq", "str", "int", "float", "bool", "null")}
-TAGS |= {
-    "tag:yaml.org,2002:merge",
-    "tag:yaml.org,2002:timestamp",
-}  # plain words can look like dates
+MAX_NODES = 10_000  # aliases and interpolation can make a small text into a huge tree
+MAX_DEPTH = 100
+TAGS = {
+    f"tag:yaml.org,2002:{name}"  # dates, `=` and `<<` are plain words to YAML's eye
+    for name in (
+        "map", "seq", "str", "int", "float", "bool", "null", "merge", "timestamp", "value",
+    )
+}  # fmt: skip
 INTERPOLATION = re.compile(r"\$\{([^{}]*)\}")
-KEY_PATH = re.compile(r"[A-Za-z_][\w.]*")
-ENVIRONMENT = re.compile(r"oc\.env:[A-Za-z_]\w*(,[^{}$]*)?")
+KEY_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+ENVIRONMENT = re.compile(r"oc\.env:([A-Za-z_]\w*)(?:,([^{}$]*))?")
 
 
 class Problem(NamedTuple):
@@ -85,7 +88,7 @@ def load(recipe: str | Path, overrides: Iterable[str] = ()) -> Tree:
     path = locate(str(recipe))
     values, origins = _read_with_parents(path)
     tree = Tree(path.stem, values, origins, {})
-    for override in sorted(overrides, key=lambda o: not o.partition("=")[0].endswith("use")):
+    for override in sorted(overrides, key=_rank):
         tree.problems += _override(tree, override)
     tree.problems += _check_interpolation(tree)
     if not tree.problems:
@@ -119,7 +122,8 @@ def locate(recipe: str) -> Path:
             return path
         near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         cure = f"Did you mean {path.parent / near[0]}?" if near else "Look at the path"
-        raise RecipeError([Problem("", recipe, f"there is no such file. {cure}")])
+        what = "this is a folder, not a file" if path.is_dir() else "there is no such file"
+        raise RecipeError([Problem("", recipe, f"{what}. {cure}")])
     owner, _, name = recipe.rpartition(":")
     owners = [registry.normalise(owner)] if owner else []
     folders = {k: v for k, v in recipe_folders().items() if not owners or k in owners}
@@ -151,6 +155,8 @@ def _read_with_parents(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
         except RecipeError as error:
             raise RecipeError([Problem("extends", place, error.problems[0].text)]) from error
         base, base_origins = _read(seen[-1])
+        for key in _replaced(base, values):
+            _forget(base_origins, key)
         values, origins = merge(base, values), {**base_origins, **origins}
     return values, origins
 
@@ -160,48 +166,65 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        origins = dict(_marks(root, (), str(path))) if root else {}
-        values = OmegaConf.to_container(OmegaConf.create(text)) if root else {}
+        if root is None:
+            return {}, {(): f"{path}:1"}
+        if not isinstance(root, yaml.MappingNode):
+            text = "expected a map with data, model, loss ..."
+            raise RecipeError([Problem("", f"{path}:{root.start_mark.line + 1}", text)])
+        origins = dict(_marks(root, str(path)))
+        return OmegaConf.to_container(OmegaConf.create(text)), origins  # type: ignore[return-value]
+    except OSError as error:
+        place, reason = str(path), f"cannot be read: {error.strerror}"
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        place, reason = f"{path}:{line}", "is not UTF-8 text; save it as UTF-8"
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError([Problem("", place, f"not valid YAML: {error.problem}")]) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        reason = str(error).split("\n")[0]
-        raise RecipeError([Problem("", str(path), f"cannot be read: {reason}")]) from error
-    if not isinstance(values, dict):
-        raise RecipeError([Problem("", f"{path}:1", "expected a map with data, model, loss ...")])
-    return values, origins  # type: ignore[return-value]
+        reason = f"not valid YAML: {error.problem}"
+    except OmegaConfBaseException as error:
+        key = tuple(str(error.full_key or "").split("."))
+        place = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), "")
+        place, reason = place or str(path), f"not valid: {_first_line(error)}"
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        place, reason = f"{path}:1", f"not valid YAML: {_first_line(error)}"
+    raise RecipeError([Problem("", place, reason)])
 
 
-def _marks(node: yaml.Node, key: Key, file: str) -> Iterator[tuple[Key, str]]:
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _marks(root: yaml.MappingNode, file: str) -> Iterator[tuple[Key, str]]:
     """(key, place) of every value; refuses tags, so that YAML can name nothing but plain values."""
-    pending, count = [(node, key, node.start_mark)], 0
+    pending: list[tuple[yaml.Node, Key, yaml.Mark]] = [(root, (), root.start_mark)]
+    count = 0
     while pending:
         node, key, mark = pending.pop()
         count += 1
         place = f"{file}:{mark.line + 1}"
-        if node.tag not in TAGS or count > MAX_NODES:
-            text = (
-                f"the tag {node.tag.rpartition('2002:')[2]} is refused; write plain values"
-                if node.tag not in TAGS
-                else f"more than {MAX_NODES} values"
+        if node.tag not in TAGS:
+            tag = node.tag.rpartition("2002:")[2]
+            raise RecipeError(
+                [Problem(dotted(key), place, f"the tag {tag} is refused; write plain values")]
             )
-            raise RecipeError([Problem(dotted(key), place, text)])
+        if count > MAX_NODES or len(key) > MAX_DEPTH:
+            text = f"is too large: more than {MAX_NODES} values, or {MAX_DEPTH} inside one another"
+            raise RecipeError([Problem("", place, text)])
         yield key, place
         if isinstance(node, yaml.SequenceNode):
             pending += [(n, (*key, i), n.start_mark) for i, n in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
-            pending += [(v, (*key, k.value), k.start_mark) for k, v in node.value]
+            for name, value in node.value:
+                if isinstance(name, yaml.ScalarNode):  # OmegaConf refuses other keys
+                    pending.append((value, (*key, name.value), name.start_mark))
 
 
 def merge(base: Any, delta: Any) -> Any:
     """`delta` over `base`: maps merge, lists and scalars replace, null removes, and a node whose
     `use` changes replaces the whole node.
     """
-    if not isinstance(base, dict) or not isinstance(delta, dict):
-        return delta
-    if "use" in delta and delta["use"] != base.get("use"):
+    if not _merges(base, delta):
         return delta
     merged = {k: v for k, v in base.items() if not (k in delta and delta[k] is None)}
     for key, value in delta.items():
@@ -210,60 +233,99 @@ def merge(base: Any, delta: Any) -> Any:
     return merged
 
 
+def _merges(base: Any, delta: Any) -> bool:
+    if not isinstance(base, dict) or not isinstance(delta, dict):
+        return False
+    return "use" not in delta or delta["use"] == base.get("use")
+
+
+def _replaced(base: Any, delta: Any, key: Key = ()) -> Iterator[Key]:
+    """Where `merge` takes nothing of `base`."""
+    if not _merges(base, delta):
+        yield key
+        return
+    for name in base.keys() & delta.keys():
+        yield from _replaced(base[name], delta[name], (*key, name))
+
+
+def _forget(origins: dict[Key, str], key: Key) -> None:
+    """Drops where the values at and below a key came from, since they are gone."""
+    for other in [k for k in origins if k[: len(key)] == key]:
+        del origins[other]
+
+
 # ----------------------------------------------------------------------------------- overrides
+
+
+def _rank(override: str) -> tuple[bool, int]:
+    """Overrides of `use` come first, outer ones before inner: they clear what a node had."""
+    *parents, last = override.partition("=")[0].split(".")
+    return last != "use", len(parents) if last == "use" else 0
 
 
 def _override(tree: Tree, text: str) -> Iterator[Problem]:
     """Applies one `key.path=value` to the tree, in place."""
     name, equals, raw = text.partition("=")
-    if not equals or not name:
+    if not equals or not all(name.split(".")):
         yield Problem(text, COMMAND_LINE, "expected an override of the form key.path=value")
         return
-    *parents, last = name.split(".")
-    at: Any = tree.values
-    for depth, part in enumerate(parents):
-        try:
-            at = _step(at, part)
-        except LookupError as error:
-            yield Problem(name, COMMAND_LINE, f"{'.'.join(parents[:depth]) or 'it'} {error}")
-            return
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]))["value"]  # type: ignore[index,call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        yield Problem(name, COMMAND_LINE, f"{raw!r} is not a value: {str(error).splitlines()[0]}")
+        value = _parse(raw)
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        yield Problem(name, COMMAND_LINE, f"{raw!r} is not a value: {_first_line(error)}")
         return
-    key = tuple(int(p) if p.isdigit() else p for p in (*parents, last))
-    if isinstance(at, list):
-        if not last.isdigit() or int(last) >= len(at):
-            yield Problem(name, COMMAND_LINE, f"the list has only places 0 to {len(at) - 1}")
-            return
-        at[int(last)] = value
-    elif value is None:
+    try:
+        at, key = _descend(tree, name.split("."))
+    except LookupError as error:
+        yield Problem(name, COMMAND_LINE, str(error))
+        return
+    last: Any = key[-1]
+    if isinstance(at, dict) and value is None:
         at.pop(last, None)
-    elif last == "use" and at.get("use") != value:
+    elif isinstance(at, dict) and last == "use" and at.get("use") != value:
         at.clear()  # another component: the old one's options mean nothing to it
         at["use"] = value
         key = key[:-1]
     else:
         at[last] = value
-    tree.origins = {k: v for k, v in tree.origins.items() if k[: len(key)] != key}
+    _forget(tree.origins, key)
     tree.origins[key] = COMMAND_LINE
 
 
-def _step(at: Any, part: str) -> Any:
-    """The container at one part of an override's path; a bare component name becomes a node."""
-    if isinstance(at, list):
-        if not part.isdigit() or int(part) >= len(at):
-            raise LookupError(f"is a list with places 0 to {len(at) - 1}, not '{part}'")
-        index: Any = int(part)
-    else:
-        index = part
-        at.setdefault(part, {})
-    if isinstance(at[index], str):
-        at[index] = {"use": at[index]}
-    if not isinstance(at[index], dict | list):
-        raise LookupError(f"has a plain value at '{part}', which has no keys")
-    return at[index]
+def _parse(text: str) -> Any:
+    """A value as OmegaConf reads it from a command line; interpolation stays as it is."""
+    return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+
+
+def _descend(tree: Tree, parts: list[str]) -> tuple[Any, Key]:
+    """The container that holds the last part, made where there is none, and the whole key.
+
+    A bare component name on the way becomes a node. Raises LookupError with a sentence.
+    """
+    at: Any = tree.values
+    key: Key = ()
+    for part in parts[:-1]:
+        index = _index(at, part)
+        key = (*key, index)
+        if isinstance(at, dict) and at.get(index) is None:
+            at[index] = {}
+            tree.origins[key] = COMMAND_LINE
+        elif isinstance(at[index], str):
+            at[index] = {"use": at[index]}
+        at = at[index]
+        if not isinstance(at, dict | list):
+            raise LookupError(f"there is a plain value at '{dotted(key)}', which has no keys")
+    return at, (*key, _index(at, parts[-1]))
+
+
+def _index(at: Any, part: str | int) -> Any:
+    """A part of a key as its container knows it. Raises LookupError for a list without it."""
+    if isinstance(at, dict):
+        return next((name for name in at if str(name) == part), part)
+    if not str(part).isdigit() or int(part) >= len(at):
+        places = f"the places 0 to {len(at) - 1}" if at else "no place"
+        raise LookupError(f"the list has {places}, not '{part}'; write the whole list")
+    return int(part)
 
 
 # ------------------------------------------------------------------------------- interpolation
@@ -283,53 +345,103 @@ def _check_interpolation(tree: Tree) -> Iterator[Problem]:
     for key, value in leaves(tree.values):
         if not isinstance(value, str) or "${" not in value:
             continue
-        inside = INTERPOLATION.findall(value)
-        if not inside or "${" in INTERPOLATION.sub("", value):
-            yield Problem(dotted(key), tree.place(key), f"{value!r} is not closed, or is nested")
-        for text in inside:
-            variable = ENVIRONMENT.fullmatch(text)
-            if not variable and not KEY_PATH.fullmatch(text):
-                sentence = (
-                    f"'${{{text}}}' is refused; only ${{key.path}} and ${{oc.env:NAME}} are known"
-                )
-                yield Problem(dotted(key), tree.place(key), sentence)
-            elif variable and not variable[1] and text.split(":")[1] not in os.environ:
-                sentence = f"the environment variable {text.split(':')[1]} is not set"
-                yield Problem(dotted(key), tree.place(key), sentence)
+        texts = [_refusal(text) for text in INTERPOLATION.findall(value)]
+        if "${" in INTERPOLATION.sub("", value):
+            texts.append(f"{value!r} is not closed, or is nested")
+        for text in filter(None, texts):
+            yield Problem(dotted(key), tree.place(key), text)
+
+
+def _refusal(text: str) -> str:
+    """Why what stands between the braces cannot be used; empty if it can."""
+    if variable := ENVIRONMENT.fullmatch(text):
+        known = variable[2] is not None or variable[1] in os.environ
+        return "" if known else f"the environment variable {variable[1]} is not set"
+    if KEY_PATH.fullmatch(text):
+        return ""
+    return f"'${{{text}}}' is refused; only ${{key.path}} and ${{oc.env:NAME}} are known"
 
 
 def _resolve(tree: Tree) -> None:
-    """Fills `values` and `public`; what came from the environment is read like a command line."""
-    config = OmegaConf.create(tree.values)
-    resolved, public = OmegaConf.create(tree.values), OmegaConf.create(tree.values)
-    for key, value in list(leaves(tree.values)):
-        if not isinstance(value, str) or "${" not in value:
-            continue
+    """Fills `values` and `public`, or notes what names nothing or goes round in a circle."""
+    resolver = _Resolver(tree.values)
+    values, public = copy.deepcopy(tree.values), copy.deepcopy(tree.values)
+    for key, value in leaves(tree.values):
         try:
-            result = OmegaConf.select(config, dotted(key), throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            text = str(error).splitlines()[0]
-            tree.problems.append(Problem(dotted(key), tree.place(key), text))
+            own, shown = resolver.both(value)
+        except LookupError as error:
+            tree.problems.append(Problem(dotted(key), tree.place(key), str(error)))
             continue
-        secret = _comes_from_environment(tree.values, value)
-        if secret and INTERPOLATION.fullmatch(value) and isinstance(result, str):
-            result = OmegaConf.from_dotlist([f"value={result}"])["value"]
-        OmegaConf.update(resolved, dotted(key), result)
-        if not secret:
-            OmegaConf.update(public, dotted(key), result)
-    tree.values = OmegaConf.to_container(resolved)  # type: ignore[assignment]
-    tree.public = OmegaConf.to_container(public)  # type: ignore[assignment]
+        _at(values, key[:-1])[key[-1]], _at(public, key[:-1])[key[-1]] = own, shown
+    tree.values, tree.public = values, public
 
 
-def _comes_from_environment(values: dict[str, Any], text: str) -> bool:
-    """Whether an interpolation reads the environment, itself or by the keys it names."""
-    for inner in INTERPOLATION.findall(text):
-        if inner.startswith("oc.env:"):
-            return True
-        source = OmegaConf.to_container(OmegaConf.create(values))
-        for part in inner.split("."):
-            source = source.get(part) if isinstance(source, dict) else None
-        named = [source] if isinstance(source, str) else [v for _, v in leaves(source or {})]  # type: ignore[arg-type]
-        if any(_comes_from_environment(values, v) for v in named if isinstance(v, str)):
-            return True
-    return False
+def _at(values: Any, key: Iterable[str | int]) -> Any:
+    for part in key:
+        values = values[part]
+    return values
+
+
+class _Resolver:
+    """Fills in interpolation. Every answer is double: the value, and what may be shown of it.
+
+    OmegaConf's own would answer whole maps with what is inside them, secrets and all.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+        self.count = 0
+
+    def both(self, value: Any, inside: tuple[str, ...] = ()) -> tuple[Any, Any]:
+        """A value of the tree; `inside` are the interpolations that led to it.
+
+        Raises LookupError with a sentence.
+        """
+        if isinstance(value, dict):
+            pairs = {k: self.both(v, inside) for k, v in value.items()}
+            return {k: v for k, (v, _) in pairs.items()}, {k: v for k, (_, v) in pairs.items()}
+        if isinstance(value, list):
+            items = [self.both(v, inside) for v in value]
+            return [v for v, _ in items], [v for _, v in items]
+        if not isinstance(value, str) or "${" not in value:
+            return value, value
+        if whole := INTERPOLATION.fullmatch(value):
+            return self.named(whole[1], inside)
+        filled = [self.named(text, inside) for text in INTERPOLATION.findall(value)]
+        own, shown = iter(filled), iter(filled)
+        return (
+            INTERPOLATION.sub(lambda _: _text(next(own)[0]), value),
+            INTERPOLATION.sub(lambda _: _text(next(shown)[1]), value),
+        )
+
+    def named(self, text: str, inside: tuple[str, ...]) -> tuple[Any, Any]:
+        """What `${text}` stands for."""
+        self.count += 1
+        if text in inside:
+            raise LookupError(f"goes round in a circle: {' -> '.join((*inside, text))}")
+        if self.count > MAX_NODES:
+            raise LookupError(f"more than {MAX_NODES} values by interpolation")
+        if variable := ENVIRONMENT.fullmatch(text):
+            name, default = variable.groups()
+            return _environment(os.environ.get(name, default)), f"${{{text}}}"
+        at: Any = self.values
+        try:
+            for part in text.split("."):
+                at = at[int(part) if isinstance(at, list) else part]
+        except (LookupError, TypeError, ValueError):
+            raise LookupError(f"'${{{text}}}' names nothing in the recipe") from None
+        return self.both(at, (*inside, text))
+
+
+def _environment(text: str) -> Any:
+    """A variable's content, read like a command line where it can be, else as it is."""
+    try:
+        return _parse(text)
+    except (ValueError, yaml.YAMLError, OmegaConfBaseException):
+        return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict | list):
+        raise LookupError("a map or a list cannot stand inside a text")
+    return str(value)

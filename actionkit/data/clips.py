@@ -26,7 +26,6 @@ from actionkit.data.seeds import mix
 SUBSTITUTES = 20  # tries before a sample is given up
 
 
-
 class Clips(torch.utils.data.Dataset[Sample]):
     """A dataset's records as samples.
 

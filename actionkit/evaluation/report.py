@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
+from actionkit.evaluation.results import Results
 from actionkit.network import SCORES
-
-if TYPE_CHECKING:
-    from actionkit.tasks.recognition import Results
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
 

@@ -16,6 +16,7 @@ from actionkit.data.device import on_device
 from actionkit.data.seeds import mix
 from actionkit.errors import RunError
 from actionkit.evaluation.protocol import Protocol, Tally
+from actionkit.evaluation.results import Results
 from actionkit.network import SCORES, Network
 from actionkit.training.optimizer import make_optimizer, make_schedule, parameter_groups
 
@@ -36,23 +37,6 @@ class System:
     rate_factors: dict[nn.Module, float] = field(default_factory=dict)
     seed: int = 0
     recipe: dict[str, Any] = field(default_factory=dict)  # plain, written into checkpoints
-
-
-@dataclass
-class Results:
-    """What evaluating a split gave: scores and metrics by name of Output."""
-
-    ids: list[str]
-    targets: Tensor
-    scores: dict[str, Tensor]  # [N, K]
-    metrics: dict[str, dict[str, float]]
-    bad: list[Bad]
-
-    @property
-    def coverage(self) -> float:
-        """Share of the videos that could be read."""
-        total = len(self.ids) + len({b.id for b in self.bad})
-        return len(self.ids) / total if total else 0.0
 
 
 class Recognition(lightning.LightningModule):

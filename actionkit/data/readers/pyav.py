@@ -192,9 +192,8 @@ def _frames(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Yields (index, frame) of those sorted indices it reaches; the slow way skips nothing."""
     with _open(os.path.abspath(path)) as (container, stream, context):
-        skip = (
-            fast and context.codec.canonical_name == "h264" and context.field_order == _PROGRESSIVE
-        )
+        order = getattr(context, "field_order", None)  # PyAV below 18 does not tell: no skipping
+        skip = fast and context.codec.canonical_name == "h264" and order == _PROGRESSIVE
         for start, run in _runs(table, wanted) if fast else [(0, wanted)]:
             if start:
                 container.seek(table.times[start], stream=stream)

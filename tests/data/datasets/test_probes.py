@@ -16,7 +16,7 @@ from actionkit.data.datasets.probes.appearance_motion import FRAMES, shuffled
 from actionkit.data.datasets.probes.video import Picture, write
 
 COLOURS, MOTIONS = ("red", "green", "blue"), ("rise", "fall", "shuffle")
-SCENES = {"train": 20, "val": 8}
+SCENES = {"train": 18, "val": 8}
 CHANCE, MARGIN = 1 / 3, 0.12
 
 
@@ -83,12 +83,12 @@ def test_segments_of_all_motions_hold_the_same_sets(clips, segments):
         assert sets[0] == sets[1] == sets[2]
 
 
-def test_shuffling_turns_back_at_every_frame_within_a_segment():
+def test_shuffling_goes_back_and_forth():
     rng = np.random.default_rng(0)
     orders = np.stack([shuffled(rng) for _ in range(50)])
     assert (np.sort(orders) == np.arange(FRAMES)).all()
     steps = np.sign(np.diff(orders.reshape(50, 6, 4)))
-    assert (steps[..., :-1] == -steps[..., 1:]).all()
+    assert (steps[..., :-1] == -steps[..., 1:]).all()  # within each four
     assert (steps.sum((1, 2)) == 0).all()  # as often up as down
     assert len(np.unique(orders, axis=0)) > 40
 
@@ -105,11 +105,10 @@ def test_classifier_of_frame_sets_knows_the_colour_but_not_the_motion(clips):
 
 def test_gray_frames_of_all_colours_are_equal_but_for_rounding(clips, gray):
     difference = np.ptp(gray["val"].astype(int), axis=1)
-    assert difference.max() <= 2
-    assert (difference > 1).mean() < 1e-4
-    assert (difference == 1).mean() < 0.15
+    assert difference.max() <= 1
+    assert difference.mean() < 0.1
     between_frames = np.abs(np.diff(gray["val"].astype(int), axis=3))
-    assert between_frames.max() > 30  # the scale against which 2 is nothing
+    assert between_frames.max() > 30  # the scale against which 1 is nothing
     assert clips["val"].min() > 0  # the reason: no channel of RGB clips
     assert clips["val"].max() < 255
 
@@ -194,7 +193,7 @@ def test_video_is_what_it_says():
         frames = list(container.decode(stream))
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 12)
     assert len(frames) == FRAMES
-    assert {(f.width, f.height, f.format.name) for f in frames} == {(48, 48, "yuv420p")}
+    assert {(f.width, f.height, f.format.name) for f in frames} == {(48, 48, "yuvj420p")}
     assert [f.time for f in frames] == pytest.approx([k / 12 for k in range(FRAMES)])
 
 
@@ -317,6 +316,7 @@ def _stamps(dataset):
 
 def _decode(path, layout="rgb24"):
     with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1  # a third of the time
         return np.stack([f.to_ndarray(format=layout) for f in container.decode(video=0)])
 
 
