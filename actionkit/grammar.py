@@ -120,12 +120,12 @@ class Evaluation:
 
 @dataclass(kw_only=True)
 class Schedule:
-    """How the learning rate goes, by timm's schedulers; all lengths in epochs."""
+    """How the learning rate goes, by timm's schedulers."""
 
     use: Literal["constant", "cosine", "step", "multistep", "poly", "tanh"] = "constant"
-    warmup: float = 0.0  # from 1 % of the rate up to it
+    warmup: float = 0.0  # share of the training in which the rate rises from 1 % of itself
     min_lr: float = 0.0  # share of the rate at which cosine, poly and tanh end
-    decay_epochs: float | list[int] = 30  # step: every so many; multistep: at these
+    decay_epochs: float | list[int] = 30  # step: every so many epochs; multistep: at these
     decay_rate: float = 0.1
 
 

@@ -149,12 +149,13 @@ def restore(features: Features, views: int) -> Features:
 
 
 def freeze(network: Network, part: nn.Module, stages: Sequence[nn.Module]) -> None:
-    """Takes stages of a part out of training: no gradients, and never in training mode."""
+    """Takes stages of a part out of training: no gradients, and evaluation mode from now on."""
     for stage in stages:
         stage.requires_grad_(False)
         network.frozen.append(stage)
     if not any(p.requires_grad for p in part.parameters()):
         network.frozen.append(part)
+    network.train(network.training)
 
 
 def load_weights(part: nn.Module, file: str) -> tuple[list[str], list[str], list[str]]:

@@ -5,9 +5,7 @@ Nothing here knows what a recipe may say (`grammar.py`) or whether it says it ri
 
 from __future__ import annotations
 
-import copy
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -19,20 +17,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from actionkit import registry, schema
+from actionkit.interpolation import fill, parse
 
 Key = tuple[str | int, ...]
 COMMAND_LINE = "command line"
-MAX_NODES = 10_000  # aliases and interpolation can make a small text into a huge tree
+MAX_NODES = 10_000  # aliases can make a small text into a huge tree
 MAX_DEPTH = 100
 TAGS = {
-    f"tag:yaml.org,2002:{name}"  # dates, `=` and `<<` are plain words to YAML's eye
-    for name in (
-        "map", "seq", "str", "int", "float", "bool", "null", "merge", "timestamp", "value",
-    )
-}  # fmt: skip
-INTERPOLATION = re.compile(r"\$\{([^{}]*)\}")
-KEY_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
-ENVIRONMENT = re.compile(r"oc\.env:([A-Za-z_]\w*)(?:,([^{}$]*))?")
+    f"tag:yaml.org,2002:{name}"  # plain words can look like dates, and `<<` merges
+    for name in ("map", "seq", "str", "int", "float", "bool", "null", "merge", "timestamp")
+}
 
 
 class Problem(NamedTuple):
@@ -90,9 +84,8 @@ def load(recipe: str | Path, overrides: Iterable[str] = ()) -> Tree:
     tree = Tree(path.stem, values, origins, {})
     for override in sorted(overrides, key=_rank):
         tree.problems += _override(tree, override)
-    tree.problems += _check_interpolation(tree)
-    if not tree.problems:
-        _resolve(tree)
+    tree.values, tree.public, unfilled = fill(tree.values)
+    tree.problems += [Problem(dotted(key), tree.place(key), text) for key, text in unfilled]
     return tree
 
 
@@ -270,9 +263,9 @@ def _override(tree: Tree, text: str) -> Iterator[Problem]:
         yield Problem(text, COMMAND_LINE, "expected an override of the form key.path=value")
         return
     try:
-        value = _parse(raw)
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        yield Problem(name, COMMAND_LINE, f"{raw!r} is not a value: {_first_line(error)}")
+        value = parse(raw)
+    except ValueError as error:
+        yield Problem(name, COMMAND_LINE, f"{raw!r} is not a value: {error}")
         return
     try:
         at, key = _descend(tree, name.split("."))
@@ -290,11 +283,6 @@ def _override(tree: Tree, text: str) -> Iterator[Problem]:
         at[last] = value
     _forget(tree.origins, key)
     tree.origins[key] = COMMAND_LINE
-
-
-def _parse(text: str) -> Any:
-    """A value as OmegaConf reads it from a command line; interpolation stays as it is."""
-    return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
 
 
 def _descend(tree: Tree, parts: list[str]) -> tuple[Any, Key]:
@@ -328,9 +316,6 @@ def _index(at: Any, part: str | int) -> Any:
     return int(part)
 
 
-# ------------------------------------------------------------------------------- interpolation
-
-
 def leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
     """Every plain value of a tree with its key."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -339,109 +324,3 @@ def leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
             yield from leaves(item, (*key, part))
         else:
             yield (*key, part), item
-
-
-def _check_interpolation(tree: Tree) -> Iterator[Problem]:
-    for key, value in leaves(tree.values):
-        if not isinstance(value, str) or "${" not in value:
-            continue
-        texts = [_refusal(text) for text in INTERPOLATION.findall(value)]
-        if "${" in INTERPOLATION.sub("", value):
-            texts.append(f"{value!r} is not closed, or is nested")
-        for text in filter(None, texts):
-            yield Problem(dotted(key), tree.place(key), text)
-
-
-def _refusal(text: str) -> str:
-    """Why what stands between the braces cannot be used; empty if it can."""
-    if variable := ENVIRONMENT.fullmatch(text):
-        known = variable[2] is not None or variable[1] in os.environ
-        return "" if known else f"the environment variable {variable[1]} is not set"
-    if KEY_PATH.fullmatch(text):
-        return ""
-    return f"'${{{text}}}' is refused; only ${{key.path}} and ${{oc.env:NAME}} are known"
-
-
-def _resolve(tree: Tree) -> None:
-    """Fills `values` and `public`, or notes what names nothing or goes round in a circle."""
-    resolver = _Resolver(tree.values)
-    values, public = copy.deepcopy(tree.values), copy.deepcopy(tree.values)
-    for key, value in leaves(tree.values):
-        try:
-            own, shown = resolver.both(value)
-        except LookupError as error:
-            tree.problems.append(Problem(dotted(key), tree.place(key), str(error)))
-            continue
-        _at(values, key[:-1])[key[-1]], _at(public, key[:-1])[key[-1]] = own, shown
-    tree.values, tree.public = values, public
-
-
-def _at(values: Any, key: Iterable[str | int]) -> Any:
-    for part in key:
-        values = values[part]
-    return values
-
-
-class _Resolver:
-    """Fills in interpolation. Every answer is double: the value, and what may be shown of it.
-
-    OmegaConf's own would answer whole maps with what is inside them, secrets and all.
-    """
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-        self.count = 0
-
-    def both(self, value: Any, inside: tuple[str, ...] = ()) -> tuple[Any, Any]:
-        """A value of the tree; `inside` are the interpolations that led to it.
-
-        Raises LookupError with a sentence.
-        """
-        if isinstance(value, dict):
-            pairs = {k: self.both(v, inside) for k, v in value.items()}
-            return {k: v for k, (v, _) in pairs.items()}, {k: v for k, (_, v) in pairs.items()}
-        if isinstance(value, list):
-            items = [self.both(v, inside) for v in value]
-            return [v for v, _ in items], [v for _, v in items]
-        if not isinstance(value, str) or "${" not in value:
-            return value, value
-        if whole := INTERPOLATION.fullmatch(value):
-            return self.named(whole[1], inside)
-        filled = [self.named(text, inside) for text in INTERPOLATION.findall(value)]
-        own, shown = iter(filled), iter(filled)
-        return (
-            INTERPOLATION.sub(lambda _: _text(next(own)[0]), value),
-            INTERPOLATION.sub(lambda _: _text(next(shown)[1]), value),
-        )
-
-    def named(self, text: str, inside: tuple[str, ...]) -> tuple[Any, Any]:
-        """What `${text}` stands for."""
-        self.count += 1
-        if text in inside:
-            raise LookupError(f"goes round in a circle: {' -> '.join((*inside, text))}")
-        if self.count > MAX_NODES:
-            raise LookupError(f"more than {MAX_NODES} values by interpolation")
-        if variable := ENVIRONMENT.fullmatch(text):
-            name, default = variable.groups()
-            return _environment(os.environ.get(name, default)), f"${{{text}}}"
-        at: Any = self.values
-        try:
-            for part in text.split("."):
-                at = at[int(part) if isinstance(at, list) else part]
-        except (LookupError, TypeError, ValueError):
-            raise LookupError(f"'${{{text}}}' names nothing in the recipe") from None
-        return self.both(at, (*inside, text))
-
-
-def _environment(text: str) -> Any:
-    """A variable's content, read like a command line where it can be, else as it is."""
-    try:
-        return _parse(text)
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException):
-        return text
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict | list):
-        raise LookupError("a map or a list cannot stand inside a text")
-    return str(value)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from rich.console import Console
 
 from actionkit import builder, registry
 from actionkit.builder import Blueprint
 from actionkit.data.module import DataModule
+from actionkit.errors import RunError
 from actionkit.evaluation import report
 from actionkit.tasks.recognition import Recognition, System
 from actionkit.training.bad_clips import BadClips
@@ -25,7 +27,9 @@ QUIET = (
     ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*isinstance.treespec, LeafSpec.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
 )
+LOG_EVERY = 10  # steps
 
 
 def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
@@ -36,9 +40,9 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
     system, data = builder.build(found)
     run = RunFolder.create(system.recipe, folder)
     task = _task(found, system)
-    console.print(_heading(found, system, data, run), highlight=False)
+    console.print(_heading(found, system, data, run), highlight=False, soft_wrap=True)
     for line in found.loaded:
-        console.print(f"weights  {line}", highlight=False)
+        console.print(f"weights  {line}", highlight=False, soft_wrap=True)
     best = ModelCheckpoint(
         run.checkpoints,
         filename="best",
@@ -47,7 +51,8 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
         save_last=True,
         enable_version_counter=False,
     )
-    trainer = _trainer(found, run, [best, BadClips()])
+    steps = len(data.train_dataloader())
+    trainer = _trainer(found, run, [best, BadClips()], log_every=min(LOG_EVERY, steps))
     trainer.fit(task, datamodule=data, weights_only=True)
     trainer.validate(
         task, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
@@ -57,16 +62,28 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
 
 
 def test(found: Blueprint, console: Console, folder: Path, checkpoint: Path, split: str) -> None:
-    """Evaluates a checkpoint on a split, and tells the result. Raises RecipeError, OSError."""
+    """Evaluates a checkpoint on a split, and tells the result. Raises RecipeError, RunError."""
+    _verify(checkpoint)
     system, data = builder.build(found)
     run = RunFolder(folder)
     task = _task(found, system)
-    trainer = _trainer(found, run, [BadClips()], loggers=False)
+    trainer = _trainer(found, run, [BadClips()])
     data.prepare_data()
     data.trainer = trainer
     loader = data.eval_dataloader(split)
     trainer.test(task, loader, ckpt_path=checkpoint, verbose=False, weights_only=True)
     _tell(found, task, run, console, "test", split, checkpoint)
+
+
+def _verify(checkpoint: Path) -> None:
+    """Raises RunError for a file that is no checkpoint, or holds more than plain data."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"{checkpoint} cannot be loaded with weights_only=True: {reason}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise RunError(f"{checkpoint} is no checkpoint of a run: it holds no state_dict")
 
 
 def _task(found: Blueprint, system: System) -> Recognition:
@@ -76,14 +93,15 @@ def _task(found: Blueprint, system: System) -> Recognition:
 
 
 def _trainer(
-    found: Blueprint, run: RunFolder, callbacks: list[Any], loggers: bool = True
+    found: Blueprint, run: RunFolder, callbacks: list[Any], *, log_every: int | None = None
 ) -> lightning.Trainer:
+    """Lightning's trainer; it logs every so many steps, or not at all."""
     for pattern in QUIET:
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
     made = []
-    for node in found.plan.logger if loggers else ():
+    for node in found.plan.logger if log_every else ():
         assert node.entry is not None  # noqa: S101  the blueprint has no problems
         made.append(registry.load(node.entry)(run.path, **node.options))
     return lightning.Trainer(
@@ -94,7 +112,7 @@ def _trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # our own order is sharded by rank
-        log_every_n_steps=10,
+        log_every_n_steps=log_every,
     )
 
 

@@ -16,11 +16,16 @@ from typing import Any, Literal, NamedTuple, Union
 
 from actionkit.registry import BrokenComponentError, Entry
 
+UNREADABLE = (LookupError, SyntaxError, ValueError, ImportError)  # what reading a source can raise
+
 
 class Nested(NamedTuple):
     """The type of a parameter annotated `Make[kind]`: a node, or a list of nodes, of that kind."""
 
     kind: str
+
+    def __call__(self) -> None:
+        """Never called: Python 3.10 takes nothing into a Union that could not be."""
 
 
 class Parameter(NamedTuple):
@@ -38,17 +43,18 @@ def parameters(entry: Entry) -> dict[str, Parameter]:
     module, _, name = entry.target.partition(":")
     try:
         arguments = _constructor(module, name)
-    except (LookupError, SyntaxError) as error:
+        options = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        return {option.arg: _parameter(option, default) for option, default in options}
+    except UNREADABLE as error:
         raise BrokenComponentError(
             f"'{entry.name}' comes from {entry.distribution} {entry.version}, but the source of "
             f"{entry.target} cannot be read: {error}"
         ) from error
-    found = {}
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        kind = Any if argument.annotation is None else _type(argument.annotation)
-        text = "" if default is None else ast.unparse(default)
-        found[argument.arg] = Parameter(argument.arg, kind, default is None, text)
-    return found
+
+
+def _parameter(option: ast.arg, default: ast.expr | None) -> Parameter:
+    kind = Any if option.annotation is None else _type(option.annotation)
+    return Parameter(option.arg, kind, default is None, ast.unparse(default) if default else "")
 
 
 def summary(entry: Entry) -> str:
@@ -56,7 +62,7 @@ def summary(entry: Entry) -> str:
     module, _, name = entry.target.partition(":")
     try:
         doc = ast.get_docstring(_classes(module)[name])
-    except (LookupError, SyntaxError):
+    except UNREADABLE:
         return ""
     return doc.split("\n")[0] if doc else ""
 
@@ -65,14 +71,15 @@ def _constructor(module: str, name: str) -> ast.arguments:
     """The arguments of `name.__init__`, its own or of the nearest base class in the same module."""
     classes = _classes(module)
     if name not in classes:
-        raise LookupError(f"there is no class {name} in {module}")
+        raise LookupError(f"{module} defines no class {name}; register the module that does")
     pending = [name]
     while pending:
-        node = classes[pending.pop(0)]
+        node = classes.pop(pending.pop(0))
         for item in node.body:
             if isinstance(item, ast.FunctionDef) and item.name == "__init__":
                 return item.args
-        pending += [b.id for b in node.bases if isinstance(b, ast.Name) and b.id in classes]
+        bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        pending += [base for base in bases if base in classes and base not in pending]
     return ast.arguments([], [], None, [], [], None, [])
 
 
@@ -119,8 +126,9 @@ MAPPINGS = ("dict", "Dict", "Mapping")
 def _type(node: ast.expr) -> Any:
     """An annotation as a typing object; what is not understood counts as Any."""
     if isinstance(node, ast.Constant):
-        quoted = isinstance(node.value, str)
-        return _type(ast.parse(node.value, mode="eval").body) if quoted else None
+        if isinstance(node.value, str):
+            return _type(ast.parse(node.value, mode="eval").body)
+        return None
     if isinstance(node, ast.BinOp):
         return Union[_type(node.left), _type(node.right)]  # noqa: UP007  built at run time
     if isinstance(node, ast.Subscript):

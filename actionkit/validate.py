@@ -23,13 +23,15 @@ NESTED_GROUPS = {
     "Reader": ("readers",), "Metric": ("metrics",),
 }  # fmt: skip
 T = TypeVar("T")
+_NOTHING = object()
 
 
 def validate(tree: Tree) -> tuple[Plan, list[Problem]]:
     """The tree as a Plan, and everything that is wrong with it."""
     walk = _Walk(tree)
     plan = walk.section(tree.values, Plan, ())
-    return plan, tree.problems + walk.problems
+    said = {problem.key for problem in tree.problems}
+    return plan, tree.problems + [problem for problem in walk.problems if problem.key not in said]
 
 
 class _Walk:
@@ -51,26 +53,31 @@ class _Walk:
             self.problem(key, f"expected a map with {', '.join(fields)}")
             return _blank(kind)
         hints = get_type_hints(kind, include_extras=True)
+        meant = [self.unknown((*key, n), n, list(fields)) for n in value if n not in fields]
         found = {}
         for name, rule in fields.items():
-            given = value.get(name)
+            hint, given = hints[name], value.get(name)
             if given is None:
                 given = rule.metadata.get("written", rule.default)
-            if given is dataclasses.MISSING:
-                self.problem(key, f"'{name}' is missing here")
-                found[name] = _blank(hints[name])
-            else:
-                found[name] = self.field(given, hints[name], (*key, name))
-        for name in value.keys() - fields.keys():
-            self.unknown((*key, name), name, list(fields))
+                if name in meant and get_origin(hint) is Annotated:
+                    given = dataclasses.MISSING  # written under a wrong name
+                elif name not in meant and given is dataclasses.MISSING:
+                    self.problem(key, f"'{name}' is missing here; add `{name}: ...`")
+            blank = given is dataclasses.MISSING
+            found[name] = (
+                _blank(hint) if blank else self.field(given, hint, (*key, name), rule.default)
+            )
         return kind(**found)
 
-    def unknown(self, key: Key, name: Any, known: list[str], what: str = "key") -> None:
+    def unknown(self, key: Key, name: Any, known: list[str], of: str = "") -> str:
+        """Notes an unknown name; gives the known one that was probably meant, or nothing."""
         near = get_close_matches(str(name), known, n=1)
         cure = f"Did you mean '{near[0]}'?" if near else f"Known are: {', '.join(known) or 'none'}"
-        self.problem(key, f"unknown {what} '{name}'. {cure}", static=what == "key")
+        what = f"option '{name}' of '{of}'" if of else f"key '{name}'"
+        self.problem(key, f"unknown {what}. {cure}", static=not of)
+        return near[0] if near else ""
 
-    def field(self, value: Any, hint: Any, key: Key) -> Any:
+    def field(self, value: Any, hint: Any, key: Key, default: Any = None) -> Any:
         """One value by its annotation: components, a section, a map of sections, or plain."""
         if get_origin(hint) is Annotated:
             return self.slot(value, get_args(hint)[1], key)
@@ -78,7 +85,7 @@ class _Walk:
             return self.section(value, hint, key)  # type: ignore[arg-type]
         if get_origin(hint) is dict and dataclasses.is_dataclass(get_args(hint)[1]):
             return self.sections(value, get_args(hint)[1], key)
-        return self.plain(value, hint, key)
+        return self.plain(value, hint, key, default)
 
     def sections(self, value: Any, kind: Any, key: Key) -> dict[str, Any]:
         if not isinstance(value, dict) or not value:
@@ -87,17 +94,20 @@ class _Walk:
         self.names(value, key)
         return {name: self.section(v, kind, (*key, name)) for name, v in value.items()}
 
-    def plain(self, value: Any, hint: Any, key: Key) -> Any:
+    def plain(self, value: Any, hint: Any, key: Key, default: Any) -> Any:
+        """The value as its type has it; the default if it does not fit, or was never filled in."""
+        if any(f"{p.key}.".startswith(f"{dotted(key)}.") for p in self.tree.problems):
+            return default
         try:
             return fit(value, hint)
         except MisfitError as error:
             self.problem(key, str(error), static=False)
-            return None
+            return default
 
     def names(self, value: dict[Any, Any], key: Key) -> None:
         for name in value:
             if not isinstance(name, str) or not NAME.fullmatch(name):
-                self.problem((*key, name), f"'{name}' is no name: write a-z, 0-9 and _")
+                self.problem((*key, name), f"'{name}' is no name; write a text of a-z, 0-9 and _")
 
     # ----------------------------------------------------------------------------- components
 
@@ -109,6 +119,8 @@ class _Walk:
                 return [self.node(v, slot, (*key, i)) for i, v in enumerate(value)]
             return [self.node(value, slot, key)]
         if isinstance(value, dict) and "use" not in value:
+            if not value and slot.alone:
+                self.problem(key, "expected at least one; leave it out to have the default")
             self.names(value, key)
             return {name: self.node(v, slot, (*key, name)) for name, v in value.items()}
         return {slot.alone: self.node(value, slot, key)}
@@ -142,6 +154,7 @@ class _Walk:
         key: Key,
     ) -> None:
         """Fills a node's options and reserved keys from what is written and fits."""
+        meant = {"use"}
         for name, given in value.items():
             if name in known:
                 self.option(node.options, name, given, known[name].type, (*key, name))
@@ -149,30 +162,29 @@ class _Walk:
                 self.option(node.reserved, name, given, slot.reserved[name], (*key, name))
             elif name != "use":
                 names = [*known, *slot.reserved]
-                self.unknown((*key, name), name, names, f"option of '{node.use}'")
+                meant.add(self.unknown((*key, name), name, names, node.use))
         for name, parameter in known.items():
-            if parameter.required and name not in value:
+            if parameter.required and name not in value and name not in meant:
                 text = f"'{node.use}' needs the option '{name}'"
                 self.problem(key, f"{text}; add `{name}: ...`", static=False)
 
     def option(self, into: dict[str, Any], name: str, value: Any, kind: Any, key: Key) -> None:
-        before = len(self.problems)
         inner = nested(kind)
         if inner is None or value is None:
-            found = self.plain(value, kind, key)
+            found = self.plain(value, kind, key, _NOTHING)
         else:
             found = self.slot(value, Slot(NESTED_GROUPS.get(inner.kind, ()), "list"), key)
-        if len(self.problems) == before:
+        if found is not _NOTHING:
             into[name] = found
 
 
 def _blank(hint: Any) -> Any:
-    """What stands for a required value that is missing or no map, so that the walk can go on."""
+    """What stands for a value that is missing, misnamed or no map, so that the walk can go on."""
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         return hint(**{name: _blank(inner) for name, inner in hints.items()})  # type: ignore[operator]
     origin = get_origin(hint)
     if origin is Annotated:
-        form = get_args(hint)[1].form
-        return {"one": Node("", "", "?", broken=True), "list": [], "named": {}}[form]
+        slot, unknown = get_args(hint)[1], Node("", "", "?", broken=True)
+        return {"one": unknown, "list": [unknown], "named": {slot.alone: unknown}}[slot.form]
     return {} if origin is dict else None

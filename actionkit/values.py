@@ -103,6 +103,8 @@ def _words(kind: Any) -> str:
         return f"a map to {_plural(inside[1])}"
     if origin in (list, tuple) and inside:
         if origin is tuple and inside[-1] is not ...:
+            if len(set(inside)) > 1:
+                return f"a list of {', '.join(_words(kind) for kind in inside)}"
             return f"a list of {len(inside)} {_plural(inside[0])}"
         return f"a list of {_plural(inside[0])}"
     return WORDS.get(kind, f"a {getattr(kind, 'kind', kind)}")
@@ -123,11 +125,13 @@ def _is_word(value: Any) -> bool:
 
 
 def _hint(value: Any, kind: Any) -> str:
-    """A cure where one can be guessed: a near choice, or YAML that turned a word into a truth."""
+    """A cure where one can be guessed: a near choice, or a text that YAML has turned into more."""
     choices = [x for k in options(kind) if get_origin(k) is Literal for x in get_args(k)]
     near = get_close_matches(str(value), [str(c) for c in choices], n=1)
     if near:
         return f". Did you mean '{near[0]}'?"
     if isinstance(value, bool) and (str in options(kind) or choices):
         return "; YAML reads the bare words on, off, yes and no as true and false: put it in quotes"
+    if isinstance(value, int | float) and str in options(kind):
+        return "; put it in quotes to have a text"
     return ""

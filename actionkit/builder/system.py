@@ -98,7 +98,7 @@ def _metrics(
 
 
 def _check_optimizer(components: Components, settings: Optimizer, tree: Tree, built: Built) -> None:
-    known = timm.optim.list_optimizers()
+    known = [str(name) for name in timm.optim.list_optimizers()]
     text = ""
     key: Key = ("optimizer", "use")
     if settings.use is None or settings.lr is None:
@@ -107,6 +107,9 @@ def _check_optimizer(components: Components, settings: Optimizer, tree: Tree, bu
         near = get_close_matches(settings.use, known, n=3)
         cure = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(known)}"
         text = f"there is no optimizer '{settings.use}'. {cure}"
+    elif not 0 <= (settings.schedule.warmup or 0) < 1:
+        text = "is a share of the training: expected 0 or more and less than 1"
+        key = ("optimizer", "schedule", "warmup")
     elif not any(p.requires_grad for p in built.network.parameters()):
         text, key = "everything is frozen: nothing is left to train", ("model",)
     else:

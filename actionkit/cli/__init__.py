@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(training.fit)
-app.command()(training.test)
+app.command("test")(training.evaluate)
 app.command()(looking.check)
 app.command()(looking.show)
 app.command("list")(listing.list_components)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -19,7 +20,9 @@ def list_components(
 ) -> None:
     """Lists components and recipes: name, where from, options, what it does. Imports none."""
     if group is not None and group not in registry.GROUPS:
-        raise typer.BadParameter(f"groups are {', '.join(registry.GROUPS)}", param_hint="GROUP")
+        near = get_close_matches(group, registry.GROUPS, n=1)
+        cure = f"Did you mean {near[0]}?" if near else f"There are {', '.join(registry.GROUPS)}."
+        raise typer.BadParameter(f"no group '{group}'. {cure}", param_hint="GROUP")
     rows = [
         _row(e) for e in registry.entries() if group in (None, e.group) and e.group != "recipes"
     ]
@@ -78,7 +81,8 @@ def _first_comment(text: str) -> str:
 
 def _table(group: str, rows: list[dict[str, str]]) -> Table:
     foreign = any(row["distribution"] != registry.OWN for row in rows)
-    view = Table(title=group, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    view = Table(title=f"\n{group}", title_justify="left", title_style="bold cyan", box=None)
+    view.show_header = False
     view.add_column("name", style="bold", no_wrap=True)
     if foreign:
         view.add_column("from")

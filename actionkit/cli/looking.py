@@ -80,13 +80,23 @@ def _rows(found: Blueprint) -> list[dict[str, Any]]:
         {"place": f"data.{name}", "part": "", "out": list(shape), "parameters": 0}
         for name, shape in found.stages.shapes.items()
     ]
-    for row in found.components.rows:
+    streams = list(found.plan.model.streams)
+    parts = found.components.rows
+    if found.plan.model.joint is None:  # built front by front, but read stream by stream
+        parts = sorted(parts, key=lambda row: _turn(row.key, streams))
+    for row in parts:
         shapes: dict[str, Shape] = row.out if isinstance(row.out, dict) else {"": row.out}  # type: ignore[dict-item]
         for name, shape in shapes.items():
             place = f"{row.key} -> {name}" if name else row.key
             count = row.parameters if name in ("", next(iter(shapes))) else 0
             rows.append({"place": place, "part": row.use, "out": list(shape), "parameters": count})
     return rows
+
+
+def _turn(key: str, streams: list[str]) -> int:
+    """The place of a part's stream; what stands behind the streams comes last."""
+    head, _, rest = key.partition("streams.")
+    return streams.index(rest.partition(".")[0]) if rest and head == "model." else len(streams)
 
 
 def _written(shape: list[int | None]) -> str:

@@ -31,7 +31,7 @@ def fit(
     runs.fit(found, Console(), run)
 
 
-def test(
+def evaluate(
     run: Annotated[Path, typer.Argument(help="The run folder that fit has made.")],
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",

@@ -16,11 +16,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """A batch of the samples that have clips; what was unreadable is in `Batch.bad`."""
     readable = [s for s in samples if s.clips]
     modalities = readable[0].clips if readable else {}
-    boxes = [s.boxes for s in readable if s.boxes is not None]
+    none = torch.empty(0, 0, 0, 4)
+    boxes = [none if s.boxes is None else s.boxes for s in readable]
     return Batch(
         clips={m: _clip([s.clips[m] for s in readable]) for m in modalities},
         target=_target([s.target for s in readable]),
-        boxes=_stack(boxes, float("nan")) if boxes else None,
+        boxes=_stack(boxes, float("nan"), axes=3) if any(map(len, boxes)) else None,
         id=[s.id for s in readable],
         index=torch.tensor([s.index for s in readable], dtype=torch.int64),
         seed=torch.tensor([s.seed for s in readable], dtype=torch.int64),
@@ -38,14 +39,14 @@ def _clip(clips: list[Clip]) -> Clip:
     )
 
 
-def _stack(tensors: list[Tensor], fill: float) -> Tensor:
-    """[...] to [B, ...], the first two axes (views, steps) padded at their end."""
-    views, steps = (max(t.shape[axis] for t in tensors) for axis in (0, 1))
+def _stack(tensors: list[Tensor], fill: float, axes: int = 2) -> Tensor:
+    """[...] to [B, ...], the first axes (views, steps, boxes) padded at their end."""
+    longest = [max(tensor.shape[axis] for tensor in tensors) for axis in range(axes)]
     padded = []
     for tensor in tensors:
-        if tensor.shape[:2] != (views, steps):
-            full = tensor.new_full((views, steps, *tensor.shape[2:]), fill)
-            full[: tensor.shape[0], : tensor.shape[1]] = tensor
+        if list(tensor.shape[:axes]) != longest:
+            full = tensor.new_full((*longest, *tensor.shape[axes:]), fill)
+            full[tuple(map(slice, tensor.shape[:axes]))] = tensor
             tensor = full
         padded.append(tensor)
     return default_collate(padded)  # in a worker, straight into shared memory

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from actionkit.data.seeds import generator, mix
+from actionkit.errors import RunError
 
 
 class Ask(NamedTuple):
@@ -23,9 +24,16 @@ class Order(torch.utils.data.Sampler[list[Ask]]):
 
     The permutation is f(seed, epoch); rank r takes every world-th item of it. A last, smaller batch
     is left out unless it is the only one, so that every step has the same weight.
+
+    Raises RunError for fewer items than ranks.
     """
 
     def __init__(self, items: int, batch: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        if items < world:
+            raise RunError(
+                f"{items} clips to train are too few for {world} devices; set trainer.devices to "
+                f"{max(1, items)} or less"
+            )
         self.items, self.batch, self.seed = items, batch, seed
         self.rank, self.world = rank, world
         self.epoch = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -16,17 +17,17 @@ THREADS = 8  # opening files waits for the disk more than for the processor
 def preflight(datasets: Mapping[str, Dataset], reader: Reader, console: Console) -> Iterator[str]:
     """Opens every file, without decoding it; a line for each bad one and for each split.
 
-    A split whose files are those of another one is looked at once.
+    A split of the same clips as another one is looked at once.
     """
-    seen: dict[tuple[str, ...], str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for split, dataset in datasets.items():
         dataset.prepare()
         records = [dataset[i] for i in range(len(dataset))]
-        ids = tuple(record.id for record in records)
-        if ids in seen:
-            yield f"{split}: the same clips as {seen[ids]}"
+        clips = tuple((*r.sources.values(), r.start, r.end) for r in records)
+        if clips in seen:
+            yield f"{split}: the same clips as {seen[clips]}"
             continue
-        seen[ids] = split
+        seen[clips] = split
         with ThreadPoolExecutor(THREADS) as pool:
             answers = pool.map(lambda record: _probe(record, reader), records)
             errors = list(track(answers, f"{split}: opening files", len(records), console=console))

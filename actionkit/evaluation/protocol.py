@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from actionkit.contracts import Features, Loss, Part
+
+T = TypeVar("T")
 
 
 class Protocol(nn.Module):
@@ -51,8 +53,9 @@ class Tally:
     targets: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, ids: Sequence[str], scores: Tensor, real: Tensor, target: Tensor) -> None:
-        """Adds views: scores [B, V, K]; real [B, V] bool, False = a padded view; target [B, ...]."""
-        sums = scores.masked_fill(~real[..., None], 0).sum(1).double().cpu()
+        """Adds views: scores [B, V, K]; real [B, V] bool, False = padding; target [B, ...]."""
+        # in float64 a sum of float32 does not depend on how the views come together
+        sums = scores.masked_fill(~real[..., None], 0).cpu().double().sum(1)
         counts, target = real.sum(1).tolist(), target.cpu()
         for row, name in enumerate(ids):
             self.sums[name] = self.sums.get(name, 0) + sums[row]
@@ -60,25 +63,29 @@ class Tally:
             self.targets[name] = target[row]
 
     def gather(self) -> Tally:
-        """The tally of all ranks; the same one where there is only this process."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self
-        tallies: list[Tally | None] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(tallies, self)
+        """The tally of all ranks together."""
         whole = Tally()
-        for tally in tallies:
-            assert tally is not None  # noqa: S101  every rank sends its own
+        for tally in of_all_ranks(self):
             for name, part in tally.sums.items():
                 whole.sums[name] = whole.sums.get(name, 0) + part
                 whole.views[name] = whole.views.get(name, 0) + tally.views[name]
                 whole.targets[name] = tally.targets[name]
         return whole
 
-    def result(self) -> tuple[list[str], Tensor, Tensor]:
-        """Ids in order, scores [N, K] float32, targets [N] or [N, K]."""
-        ids = sorted(self.sums)
+    def result(self, missing: Container[str] = ()) -> tuple[list[str], Tensor, Tensor]:
+        """Ids in order without those `missing`, scores [N, K] float32, targets [N] or [N, K]."""
+        ids = sorted(name for name in self.sums if name not in missing)
         scores = [self.sums[name] / max(self.views[name], 1) for name in ids]
         targets = [self.targets[name] for name in ids]
         if not ids:
             return [], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)
         return ids, torch.stack(scores).float(), torch.stack(targets)
+
+
+def of_all_ranks(mine: T) -> list[T]:
+    """What every rank has, in the order of ranks; only this process's where there is one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, mine)
+    return found

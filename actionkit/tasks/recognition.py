@@ -15,10 +15,12 @@ from actionkit.contracts import Bad, Batch, Loss, Metric, Output, Transform
 from actionkit.data.device import on_device
 from actionkit.data.seeds import mix
 from actionkit.errors import RunError
-from actionkit.evaluation.protocol import Protocol, Tally
+from actionkit.evaluation.protocol import Protocol, Tally, of_all_ranks
 from actionkit.evaluation.results import Results
 from actionkit.network import SCORES, Network
 from actionkit.training.optimizer import make_optimizer, make_schedule, parameter_groups
+
+PENALTY = "(penalty)"  # stands beside the names of losses, and can be none of them
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Recognition(lightning.LightningModule):
         self.results: Results | None = None  # of the last evaluation
         self._tallies: dict[str, Tally] = {}
         self._bad: dict[str, Bad] = {}
+        self._sums: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch) -> Output:
         """Scores of a batch as the loader gives it, as in evaluation."""
@@ -61,7 +64,7 @@ class Recognition(lightning.LightningModule):
     # ------------------------------------------------------------------------------- training
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Noise of a step (dropout) is a function of the step, so that a resumed run is the same."""
+        """Noise of a step (dropout) is a function of the step, so a resumed run is the same."""
         step = (self.system.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(mix(*step))
 
@@ -75,24 +78,30 @@ class Recognition(lightning.LightningModule):
             raise RunError(f"no clip of a whole batch could be read, nor a substitute:\n{reasons}")
         clips = on_device(batch, self.system.train_transforms, train=True)
         output = self.network(clips, batch.boxes)
-        total = self._losses(output, batch, "train")
+        losses = self._losses(output, batch)
+        values = {name: value * _share(count) for name, (value, count) in losses.items()}
         for name, value in _scalars(output).items():
             self.log(f"train/{name}", value, batch_size=len(batch.id))
-        return total
+        return self._log_loss("train", values, _penalty(output), batch_size=len(batch.id))
 
-    def _losses(self, output: Output, batch: Batch, stage: str) -> Tensor:
-        values = {}
+    def _losses(self, output: Output, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Every loss by name, and of how many steps it is the mean."""
+        losses = {}
         for name, loss in self.losses.items():
             scores, target = output[name], self._target(batch, name)
             mask = scores.mask & labelled(target)[:, None, None]
-            values[name] = loss(scores, target, mask) * _share(mask.sum())
-        total = sum(self.system.weights[name] * value for name, value in values.items())
-        total = total + _penalty(output)
-        size, shown = len(batch.id), stage == "train"
-        self.log(f"{stage}/loss", total, batch_size=size, prog_bar=shown, sync_dist=not shown)
+            losses[name] = loss(scores, target, mask), mask.sum()
+        return losses
+
+    def _log_loss(
+        self, stage: str, values: Mapping[str, Tensor], penalty: Tensor | float, **options: Any
+    ) -> Tensor:
+        weighted = (self.system.weights[name] * value for name, value in values.items())
+        total = torch.as_tensor(sum(weighted) + penalty)
+        self.log(f"{stage}/loss", total, prog_bar=stage == "train", **options)
         if len(values) > 1:
             for name, value in values.items():
-                self.log(f"{stage}/{name}/loss", value, batch_size=size, sync_dist=not shown)
+                self.log(f"{stage}/{name}/loss", value, **options)
         return total
 
     def _target(self, batch: Batch, name: str) -> Tensor:
@@ -126,17 +135,17 @@ class Recognition(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Starts an evaluation afresh."""
         self._tallies = {name: Tally() for name in self.system.metrics}
-        self._bad = {}
+        self._bad, self._sums = {}, {}
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the evaluation; unreadable videos count as missing."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the evaluation; unreadable videos count as missing."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over all videos and ranks, into `results` and the log."""
@@ -146,21 +155,32 @@ class Recognition(lightning.LightningModule):
         """Metrics over all videos and ranks, into `results` and the log."""
         self._conclude("test")
 
-    def _evaluate(self, batch: Batch, stage: str) -> None:
+    def _evaluate(self, batch: Batch) -> None:
+        """Nothing here waits for other ranks: they have other numbers of batches."""
         self._bad.update({bad.id: bad for bad in batch.bad})
         if not batch.clips:
             return
         output = self(batch)
-        self._losses(output, batch, stage)
+        for name, (value, count) in self._losses(output, batch).items():
+            self._add(name, value, count)
+        self._add(PENALTY, _penalty(output), len(batch.id))
         for name, tally in self._tallies.items():
             loss = self.losses[name] if name in self.losses else next(iter(self.losses.values()))
             scores = self.protocol.view_scores(output[name], loss)  # type: ignore[arg-type]
             tally.add(batch.id, scores, output[name].mask.any(-1), self._target(batch, name))
 
+    def _add(self, name: str, value: Tensor | float, count: Tensor | int) -> None:
+        """Adds the mean of a batch to the sum (value, count) of the split."""
+        pair = torch.tensor([float(value) * int(count), int(count)], dtype=torch.float64)
+        self._sums[name] = self._sums.get(name, torch.zeros(2)) + pair
+
     def _conclude(self, stage: str) -> None:
-        results = Results([], torch.zeros(0), {}, {}, _gather_bad(self._bad))
+        bad = {name: b for part in of_all_ranks(self._bad) for name, b in part.items()}
+        results = Results([], torch.zeros(0), {}, {}, list(bad.values()))
+        self._log_mean_loss(stage)
         for name, tally in self._tallies.items():
-            results.ids, results.scores[name], targets = tally.gather().result()
+            # a video of which only some views could be read is missing too
+            results.ids, results.scores[name], targets = tally.gather().result(missing=bad)
             known = labelled(targets)
             metrics = self.system.metrics[name] if bool(known.any()) else {}
             scores = results.scores[name][known]
@@ -172,9 +192,20 @@ class Recognition(lightning.LightningModule):
                 self.log(f"{stage}/{label}", value, prog_bar=label == "top1", rank_zero_only=True)
         self.results = results
 
+    def _log_mean_loss(self, stage: str) -> None:
+        """The mean losses over the steps of all batches and ranks."""
+        sums: dict[str, Tensor] = {}
+        for part in of_all_ranks(self._sums):
+            for name, pair in part.items():
+                sums[name] = sums.get(name, torch.zeros(2)) + pair
+        means = {name: (s[0] / s[1].clamp(min=1)).float() for name, s in sums.items()}
+        if means:  # else no video could be read
+            penalty = means.pop(PENALTY)
+            self._log_loss(stage, means, penalty, rank_zero_only=True)
+
 
 def labelled(target: Tensor) -> Tensor:
-    """Which clips have a label, [B] bool: of class numbers [B], -1 = none; of [B, K], NaN = none."""
+    """Which clips have a label, [B] bool: in class numbers [B] -1 is none, in [B, K] NaN is."""
     return target >= 0 if target.ndim == 1 else ~target.isnan().any(-1)
 
 
@@ -200,11 +231,3 @@ def _scalars(output: Output) -> dict[str, Tensor]:
     for features in output.values():
         found.update({k: v for k, v in (features.extra or {}).items() if v.ndim == 0})
     return found
-
-
-def _gather_bad(bad: Mapping[str, Bad]) -> list[Bad]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return list(bad.values())
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, dict(bad))
-    return list({k: v for part in parts for k, v in part.items()}.values())

@@ -18,16 +18,21 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay (none on norms and biases).
 
-    `factors` maps a part to the factor on its learning rate; the innermost part counts.
+    `factors` maps a part to the factor on its learning rate; the innermost part counts. It stands
+    in the group's `lr_scale`, so that timm scales warm-up and end of a schedule with it.
     """
     scale = dict.fromkeys(module.parameters(), 1.0)
-    for part, factor in factors.items():
-        scale.update(dict.fromkeys(part.parameters(), factor))
+    for part in module.modules():  # outer parts come before inner ones
+        if part in factors:
+            scale.update(dict.fromkeys(part.parameters(), factors[part]))
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in (p for p in module.parameters() if p.requires_grad):
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((settings.lr * scale[parameter], decay), []).append(parameter)
-    return [{"params": p, "lr": lr, "weight_decay": wd} for (lr, wd), p in groups.items()]
+        groups.setdefault((scale[parameter], decay), []).append(parameter)
+    return [
+        {"params": p, "lr": settings.lr, "lr_scale": factor, "weight_decay": wd}
+        for (factor, wd), p in groups.items()
+    ]
 
 
 def make_optimizer(groups: list[dict[str, Any]], settings: grammar.Optimizer) -> Optimizer:
@@ -44,16 +49,17 @@ def make_schedule(
     schedule = settings.schedule
     decay = schedule.decay_epochs
     falls = schedule.use in ("cosine", "poly", "tanh")
+    warmup = schedule.warmup * epochs
     scheduler, _ = timm.scheduler.create_scheduler_v2(
         optimizer,
         "multistep" if schedule.use == "constant" else schedule.use,
-        num_epochs=epochs - schedule.warmup if falls else epochs,  # type: ignore[arg-type]
+        num_epochs=epochs - warmup if falls else epochs,  # type: ignore[arg-type]
         decay_epochs=1 if isinstance(decay, list) else decay,
         decay_milestones=decay if isinstance(decay, list) else [],
         decay_rate=schedule.decay_rate,
         min_lr=schedule.min_lr * settings.lr,
         warmup_lr=0.01 * settings.lr,
-        warmup_epochs=schedule.warmup,  # type: ignore[arg-type]
+        warmup_epochs=warmup,  # type: ignore[arg-type]
         warmup_prefix=falls,
         step_on_epochs=False,
         updates_per_epoch=steps_per_epoch,

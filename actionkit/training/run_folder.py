@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from actionkit.errors import RunError
+
 INHERITED = "ACTIONKIT_RUN_FOLDER"  # tells the processes that rank 0 starts
 
 
@@ -26,7 +28,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, record: dict[str, Any], path: Path | None = None) -> RunFolder:
-        """A folder for a new run, with its recipe written."""
+        """A folder for a new run, with its recipe written.
+
+        Raises RunError for a folder that holds a run already.
+        """
         text = json.dumps(record["recipe"], sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -34,6 +39,8 @@ class RunFolder:
         if int(os.environ.get("LOCAL_RANK", 0)) > 0 and INHERITED in os.environ:
             return cls(Path(os.environ[INHERITED]))
         folder = cls(path or Path("runs") / name / f"{now}-{digest}")
+        if (folder.path / "recipe.yaml").exists():
+            raise RunError(f"{folder.path} holds a run already; choose another --run, or remove it")
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         os.environ[INHERITED] = str(folder.path.resolve())
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())

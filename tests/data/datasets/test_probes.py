@@ -16,7 +16,7 @@ from actionkit.data.datasets.probes.appearance_motion import FRAMES, shuffled
 from actionkit.data.datasets.probes.video import Picture, write
 
 COLOURS, MOTIONS = ("red", "green", "blue"), ("rise", "fall", "shuffle")
-SCENES = {"train": 18, "val": 8}
+SCENES = {"train": 15, "val": 8}
 CHANCE, MARGIN = 1 / 3, 0.12
 
 
@@ -262,13 +262,13 @@ def test_failed_writing_leaves_nothing(tmp_path):
 
 
 def test_two_processes_at_once_both_end_with_all_files(monkeypatch, tmp_path):
-    processes = [_start(scenes=12) for _ in range(2)]
+    processes = [_start(scenes=8) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
-    dataset = Probes("val", val_scenes=12)
+    dataset = Probes("val", val_scenes=8)
     together = _bytes(dataset)
     assert list(tmp_path.rglob("*.part")) == []
     monkeypatch.setenv("ACTIONKIT_CACHE", str(tmp_path / "alone"))
-    assert together == _bytes(_prepared("val", val_scenes=12))
+    assert together == _bytes(_prepared("val", val_scenes=8))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""Toy data: features with shape and mask, clips, and small videos, all made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from actionkit.contracts import Clip, Features, Kind, Shape
+
+CLASSES = ("run", "jump", "throw", "climb", "swim")
+SIZES = (  # channels, height, width: what parts are offered, in this order
+    (3, 32, 32), (4, 8, 8), (8, 1, 1), (3, 64, 64), (3, 112, 112), (3, 224, 224), (2, 32, 32),
+)  # fmt: skip
+STEPS = (7, 16, 1)
+
+
+def shapes() -> Iterator[Shape]:
+    """The input shapes a part is offered, until it takes one."""
+    for steps in STEPS:
+        for size in SIZES:
+            yield Shape(steps, *size)
+
+
+def features(shape: Shape, mask: Tensor | None = None, *, batch: int = 3, seed: int = 0) -> Features:
+    """Normal noise of a shape, [B, T, C, H, W]; every step is real unless a mask [B, T] is given.
+
+    Where a size varies (None) it is 7 steps, 8 channels, 8 x 8.
+    """
+    sizes = [s or free for s, free in zip(shape, (7, 8, 8, 8), strict=True)]
+    if mask is None:
+        mask = torch.ones(batch, sizes[0], dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)
+    return Features(torch.randn(*mask.shape, *sizes[1:], generator=generator), mask.clone())
+
+
+def masks(steps: int) -> Tensor:
+    """[4, T] bool: a full clip, a short one, one with gaps, one of padding only."""
+    step = torch.arange(steps)
+    rows = [step >= 0, step < (steps + 1) // 2, (step % 3 != 1) & (step < steps - 1), step < 0]
+    return torch.stack(rows)
+
+
+def fill_padding(given: Features, value: float | Tensor) -> Features:
+    """The same features with other content at the padded steps."""
+    real = given.mask[:, :, None, None, None]
+    return given._replace(x=torch.where(real, given.x, torch.as_tensor(value, dtype=given.x.dtype)))
+
+
+def clip(
+    kind: Kind, *, steps: int = 12, channels: int = 3, size: int = 32, batch: int = 2, seed: int = 0
+) -> Clip:
+    """A batch of clips, x [B, 2, T, C, H, W] uint8; the last sample's last step is padding."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (batch, 2, steps, channels, size, size), np.uint8)
+    mask = torch.ones(batch, 2, steps, dtype=torch.bool)
+    mask[-1, -1, -1] = False
+    times = (torch.arange(steps) / 25).expand(batch, 2, steps).masked_fill(~mask, torch.nan)
+    return Clip(torch.from_numpy(x), mask, times, kind)
+
+
+def video(path: Path, *, codec: str, frames: int = 24, height: int = 48, width: int = 64) -> Path:
+    """Writes a video with B-frames of which no two frames are alike; .mp4 or .avi by its suffix."""
+    texture = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    still = np.kron(texture, np.ones((8, 8, 1), np.uint8))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"g": "12", "bf": "2"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"  # type: ignore[attr-defined]
+        stream.thread_count = 1  # type: ignore[attr-defined]
+        stream.bit_rate = 4_000_000  # type: ignore[attr-defined]
+        for t in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(still, 5 * t, axis=1), format="rgb24")
+            frame.pts, frame.time_base = t, Fraction(1, 25)
+            container.mux(stream.encode(frame))  # type: ignore[attr-defined]
+        container.mux(stream.encode())  # type: ignore[attr-defined]
+    return path
+
+
+def decode(path: Path) -> np.ndarray:
+    """All frames [T, H, W, 3] uint8 of a video, one after the other: what a reader must give."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -1,0 +1,252 @@
+"""`fit` and `test` from end to end, on small data."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+from videos import moving_frames, write_video
+
+from actionkit.cli import app
+from actionkit.errors import RunError
+
+SMALL = [
+    "data.dataset.train_scenes=2",
+    "data.dataset.val_scenes=1",
+    "data.dataset.size=32",
+    "data.train.per_sample.0.size=32",
+    "data.eval.per_sample.0.size=32",
+    "data.workers=0",
+    "data.batch=6",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACTIONKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    output = invoke("fit", "two_stream", *SMALL, "--run", folder)
+    return folder, output
+
+
+def test_fit_leaves_a_run_folder_that_tells_all(run):
+    folder, output = run
+    results = json.loads((folder / "results.json").read_text())["fit"]
+    assert results["split"] == "val"
+    assert results["videos"] == 9
+    assert results["coverage"] == 1.0
+    assert set(results["streams"]) == {"rgb", "flow"}
+    assert set(results["metrics"]) == {"top1", "top5", "mean_class_accuracy"}
+    assert results["checkpoint"] == "checkpoints/best.ckpt"
+    assert {"actionkit", "torch", "lightning"} <= set(results["versions"])
+    assert "fused" in output
+    assert f"{results['metrics']['top1']:.3f}" in output
+    with open(folder / "predictions-val.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9
+    assert list(rows[0])[:3] == ["id", "target", "red_rise"]
+    scores = np.array([[float(v) for v in list(row.values())[2:]] for row in rows])
+    np.testing.assert_allclose(scores.sum(1), 1, atol=1e-5)  # probabilities
+    hits = (scores.argmax(1) == [int(row["target"]) for row in rows]).mean()
+    assert hits == pytest.approx(results["metrics"]["top1"])
+    with open(folder / "metrics.csv") as file:
+        columns = csv.DictReader(file).fieldnames
+    assert {"train/loss", "val/top1", "val/rgb/top1", "val/loss", "step"} <= set(columns)
+
+
+def test_checkpoint_is_plain_and_holds_the_recipe(run):
+    folder, _ = run
+    for name in ("best", "last"):
+        content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert content["recipe"]["recipe"]["data"]["batch"] == 6
+        assert any(
+            key.startswith("network.streams.rgb.backbone.0") for key in content["state_dict"]
+        )
+
+
+def test_test_gives_the_numbers_of_fit(run):
+    folder, _ = run
+    invoke("test", folder, "--split", "val")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"]["metrics"] == results["fit"]["metrics"]
+    assert results["test"]["streams"] == results["fit"]["streams"]
+    invoke("test", folder, "--split", "train", "--checkpoint", "last")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"]["videos"] == 18
+    assert results["fit"]["videos"] == 9  # the other command's are kept
+
+
+def test_the_resolved_recipe_repeats_the_run_bit_by_bit(run, tmp_path):
+    folder, _ = run
+    invoke("fit", folder / "recipe.yaml", "--run", tmp_path / "again", "data.workers=2")
+    first, again = (
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for f in (folder, tmp_path / "again")
+    )
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(run):
+    folder, _ = run
+    before = (folder / "results.json").read_bytes()
+    with pytest.raises(RunError, match="holds a run already"):
+        invoke("fit", "two_stream", *SMALL, "--run", folder)
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_another_seed_gives_another_network(run, tmp_path):
+    folder, _ = run
+    invoke("fit", "two_stream", *SMALL, "seed=1", "--run", tmp_path / "other")
+    first, other = (
+        torch.load(f / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for f in (folder, tmp_path / "other")
+    )
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+def test_weights_and_freeze_take_a_stream_from_a_run(run, tmp_path):
+    folder, _ = run
+    prefix = "network.streams.rgb.backbone.0"
+    weights = f"{folder / 'checkpoints' / 'best.ckpt'}#{prefix}"
+    change = f"model.streams.rgb.backbone.weights={weights}"
+    frozen = "model.streams.rgb.backbone.freeze=true"
+    output = invoke("fit", "two_stream", *SMALL, change, frozen, "--run", tmp_path / "next")
+    assert "tensors taken from" in output
+    state = torch.load(tmp_path / "next/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    source = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    kept = [key for key in state if key.startswith(prefix)]
+    assert kept
+    assert all(torch.equal(state[key], source[key]) for key in kept)  # batch norm statistics too
+    flow = [key for key in state if key.startswith("network.streams.flow.backbone.0")]
+    assert not all(torch.equal(state[key], source[key]) for key in flow)
+
+
+def small_folder(root, clips=3):
+    for split, count in (("train", clips), ("val", 2)):
+        for name in ("calm", "wild"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                frames = moving_frames(24, 48, 64)
+                write_video(
+                    root / split / name / f"{i}.mp4", frames if name == "calm" else frames[::-1]
+                )
+
+
+ON_FOLDER = [
+    "data.dataset.use=folder",
+    "data.train.per_sample.0.size=32",
+    "data.eval.per_sample.0.size=32",
+    "data.batch=4",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "trainer.check_val_every_n_epoch=1",
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_files_are_named_survived_and_counted(tmp_path, workers, capfd):
+    root = tmp_path / "videos"
+    small_folder(root)
+    whole = (root / "train/calm/0.mp4").read_bytes()
+    for split in ("train", "val"):
+        (root / split / "calm/empty.mp4").write_bytes(b"")
+        (root / split / "calm/text.mp4").write_text("this is not a video")
+        (root / split / "wild/cut.mp4").write_bytes(whole[: len(whole) // 2])
+        (root / split / "wild/gone.mp4").symlink_to(root / split / "wild/nowhere.mp4")
+    folder = tmp_path / "run"
+    change = [f"data.dataset.root={root}", f"data.workers={workers}", "trainer.max_epochs=3"]
+    output = invoke("fit", "two_stream", *ON_FOLDER, *change, "--run", folder)
+    output += capfd.readouterr().out
+    results = json.loads((folder / "results.json").read_text())["fit"]
+    assert results["videos"] == 4
+    assert results["coverage"] == pytest.approx(4 / 8)
+    assert {b["path"].rpartition("/")[2] for b in results["missing"]} == {
+        "empty.mp4", "text.mp4", "cut.mp4", "gone.mp4",
+    }  # fmt: skip
+    assert "4 of 8 videos (4 unreadable, coverage 50.0%)" in output
+    for name, reason in (("empty", "the file is empty"), ("text", "it is text, not a video")):
+        named = f"counted as missing: {root}/val/calm/{name}.mp4 (pyav): {reason}"
+        assert output.count(named) == 1  # once, though every epoch meets it
+
+
+def test_nothing_readable_ends_with_a_sentence(tmp_path):
+    root = tmp_path / "videos"
+    small_folder(root, clips=1)
+    for path in (root / "train").rglob("*.mp4"):
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match=r"no clip of a whole batch could be read(.|\n)*is empty"):
+        invoke(
+            "fit", "two_stream", *ON_FOLDER, f"data.dataset.root={root}", "--run", tmp_path / "r"
+        )
+
+
+def test_real_clips_train_and_test(real_data, tmp_path):
+    root = tmp_path / "videos"
+    for name in ("ucf101", "kinetics"):
+        (root / name).mkdir(parents=True)
+        for path in (real_data / "real_clips" / name).rglob("*.*"):
+            if path.suffix in (".avi", ".mp4"):
+                shutil.copy(path, root / name)
+    folder = tmp_path / "run"
+    change = [f"data.dataset.root={root}", "data.workers=0"]
+    invoke("fit", "two_stream", *ON_FOLDER, *change, "--run", folder)
+    invoke("test", folder)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["fit"]["coverage"] == results["test"]["coverage"] == 1.0
+    assert results["test"]["videos"] >= 2
+
+
+def test_secrets_of_the_environment_stay_out_of_the_run(tmp_path, monkeypatch):
+    root = tmp_path / "canary-5e1f"
+    small_folder(root, clips=1)
+    monkeypatch.setenv("CANARY", str(root))
+    folder = tmp_path / "run"
+    invoke("fit", "two_stream", *ON_FOLDER, "data.dataset.root=${oc.env:CANARY}", "--run", folder)
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["data"]["dataset"]["root"] == (
+        "${oc.env:CANARY}"
+    )
+    for path in folder.rglob("*"):
+        assert not path.is_file() or b"canary-5e1f" not in path.read_bytes(), path
+
+
+def test_an_evil_checkpoint_is_refused_and_not_run(run, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sentinel"), "w"))
+
+    folder, _ = run
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.ckpt")
+    result = CliRunner().invoke(
+        app, ["test", str(folder), "--checkpoint", str(tmp_path / "evil.ckpt")]
+    )
+    assert result.exit_code != 0
+    assert "weights_only" in str(result.exception) or "Weights only" in str(result.exception)
+    assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fused_knows_all_and_each_stream_a_third(tmp_path, seed):
+    invoke("fit", "two_stream", f"seed={seed}", "--run", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["fit"]
+    assert results["metrics"]["top1"] >= 0.98
+    assert all(metrics["top1"] <= 0.45 for metrics in results["streams"].values())
