@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 if TYPE_CHECKING:
     from actionkit.recipe import Key
 
-MAX_VALUES = 10_000  # a few lines that name each other could make a huge tree
+MAX_VALUES = 100_000  # a few lines that name each other could make a huge tree
 BRACES = re.compile(r"\$\{([^{}]*)\}")
 KEY_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 ENVIRONMENT = re.compile(r"oc\.env:([A-Za-z_]\w*)(?:,([^{}$]*))?")
@@ -49,7 +49,7 @@ class _Filler:
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
         self.problems: list[tuple[Key, str]] = []
-        self.named = 0
+        self.count = 0
 
     def tree(self, value: Any, key: Key) -> tuple[Any, Any]:
         """A value of the recipe, and all below it."""
@@ -57,18 +57,22 @@ class _Filler:
             return _split(value, lambda part, item: self.tree(item, (*key, part)))
         try:
             return self.filled(value, ())
-        except LookupError as error:
+        except (LookupError, RecursionError) as error:
             self.problems.append((key, str(error)))
             return value, value
 
     def filled(self, value: Any, inside: tuple[str, ...]) -> tuple[Any, Any]:
         """A value; `inside` are the names that led to it. Raises LookupError with a sentence."""
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise LookupError(f"is too large: more than {MAX_VALUES} values by interpolation")
         if isinstance(value, dict | list):
             return _split(value, lambda _, item: self.filled(item, inside))
         if not isinstance(value, str) or "${" not in value:
             return value, value
         if whole := BRACES.fullmatch(value):
-            return self.name(whole[1], inside)
+            own, shown = self.name(whole[1], inside)
+            return (_read(own) if ENVIRONMENT.fullmatch(whole[1]) else own), shown
         if "${" in BRACES.sub("", value):
             raise LookupError(f"{value!r} is not closed, or is nested; write ${{key.path}}")
         found = {text: self.name(text, inside) for text in BRACES.findall(value)}
@@ -82,13 +86,13 @@ class _Filler:
 
     def name(self, text: str, inside: tuple[str, ...]) -> tuple[Any, Any]:
         """What `${text}` stands for."""
-        self.named += 1
-        if self.named > MAX_VALUES:
-            raise LookupError(f"more than {MAX_VALUES} values by interpolation")
         if text in inside:
             raise LookupError(f"goes round in a circle: {' -> '.join((*inside, text))}")
         if variable := ENVIRONMENT.fullmatch(text):
-            return _environment(*variable.groups()), f"${{{text}}}"
+            content = os.environ.get(*variable.groups())
+            if content is None:
+                raise LookupError(f"the environment variable {variable[1]} is not set")
+            return content, f"${{{text}}}"
         if not KEY_PATH.fullmatch(text):
             raise LookupError(
                 f"'${{{text}}}' is refused; only ${{key.path}} and ${{oc.env:NAME}} are known"
@@ -111,11 +115,8 @@ def _split(value: Any, both: Any) -> tuple[Any, Any]:
     return [own for own, _ in items], [shown for _, shown in items]
 
 
-def _environment(name: str, default: str | None) -> Any:
+def _read(text: str) -> Any:
     """A variable's content, read like a command line where it can be, else as it is."""
-    text = os.environ.get(name, default)
-    if text is None:
-        raise LookupError(f"the environment variable {name} is not set")
     try:
         return parse(text)
     except ValueError:

@@ -65,7 +65,8 @@ class Chain(nn.Module):
 class Network(nn.Module):
     """Streams -> joint -> streams' chains -> fusion -> chain -> scores.
 
-    `takes` maps each stream to its modality; streams absent from it start behind the joint.
+    `takes` maps each stream to its modality; streams absent from it start behind the joint, and
+    streams that the joint does not return end in it.
     """
 
     def __init__(
@@ -99,9 +100,10 @@ class Network(nn.Module):
         ends = {n: self.streams[n].front(f) for n, f in inputs.items()}  # type: ignore[operator]
         if self.joint is not None:
             ends = self.joint(ends)
-        results = {n: chain.back(ends[n]) for n, chain in self.streams.items()}  # type: ignore[operator]
+        chains = {n: chain for n, chain in self.streams.items() if n in ends}
+        results = {n: chain.back(ends[n]) for n, chain in chains.items()}  # type: ignore[operator]
         output = {}
-        for name, chain in self.streams.items():
+        for name, chain in chains.items():
             for head in chain.head:  # type: ignore[union-attr]
                 output[output_name(name, head)] = results[name][head]
         fused = {name: result[SCORES] for name, result in results.items() if SCORES in result}

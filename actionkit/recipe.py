@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError
 
 from actionkit import registry, schema
 from actionkit.interpolation import fill, parse
@@ -68,9 +68,13 @@ class Tree:
 
     def place(self, key: Key) -> str:
         """Where the value at `key`, or the nearest one around it, was written."""
-        while key not in self.origins and key:
-            key = key[:-1]
-        return self.origins.get(key, self.name)
+        return _nearest(self.origins, key, self.name)
+
+
+def _nearest(origins: dict[Key, str], key: Key, default: str) -> str:
+    while key not in origins and key:
+        key = key[:-1]
+    return origins.get(key, default)
 
 
 def load(recipe: str | Path, overrides: Iterable[str] = ()) -> Tree:
@@ -136,7 +140,7 @@ def _read_with_parents(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
     values, origins = _read(path)
     seen = [path]
     while (parent := values.pop("extends", None)) is not None:
-        place = origins[("extends",)]
+        place = origins.pop(("extends",))
         if not isinstance(parent, str):
             raise RecipeError([Problem("extends", place, "expected one file or name of a recipe")])
         if len(seen) == 3:
@@ -159,7 +163,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is None:
+        if root is None or root.tag.endswith(":null"):
             return {}, {(): f"{path}:1"}
         if not isinstance(root, yaml.MappingNode):
             text = "expected a map with data, model, loss ..."
@@ -175,17 +179,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = f"not valid YAML: {error.problem}"
-    except OmegaConfBaseException as error:
-        key = tuple(str(error.full_key or "").split("."))
-        place = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), "")
-        place, reason = place or str(path), f"not valid: {_first_line(error)}"
+    except GrammarParseError as error:
+        key = error.full_key or ""
+        place = _nearest(origins, tuple(key.split(".")), str(path))
+        reason = f"{key} is not closed; only ${{key.path}} and ${{oc.env:NAME}} are known"
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        place, reason = f"{path}:1", f"not valid YAML: {_first_line(error)}"
+        first, *_ = str(error).split("\n")
+        place, reason = f"{path}:1", f"not valid YAML: {first}"
     raise RecipeError([Problem("", place, reason)])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _marks(root: yaml.MappingNode, file: str) -> Iterator[tuple[Key, str]]:

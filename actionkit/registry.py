@@ -38,6 +38,11 @@ class BrokenComponentError(ImportError):
     """A component is registered but cannot be imported."""
 
 
+def singular(group: str) -> str:
+    """What one component of a group is called."""
+    return "loss" if group == "losses" else group.removesuffix("s")
+
+
 def normalise(distribution: str) -> str:
     """A distribution's name as PyPI compares it: lower case, runs of `-_.` as one dash."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
@@ -64,7 +69,7 @@ def find(groups: str | Iterable[str], use: str) -> Entry:
     """
     groups = (groups,) if isinstance(groups, str) else tuple(groups)
     owner, _, name = use.rpartition(":")
-    kind = " or ".join(group.removesuffix("s") for group in groups)
+    kind = " or ".join(singular(group) for group in groups)
     candidates = [e for e in entries() if e.group in groups]
     hits = [e for e in candidates if e.name == name]
     if owner:
@@ -82,10 +87,10 @@ def find(groups: str | Iterable[str], use: str) -> Entry:
 
 
 def _cure(use: str, name: str, groups: tuple[str, ...], candidates: list[Entry]) -> str:
-    if near := get_close_matches(name, [e.name for e in candidates], n=3, cutoff=0.6):
+    if elsewhere := [e.group for e in entries() if e.name == use and e.group not in groups]:
+        return f"; '{use}' is one of the {elsewhere[0]}"
+    if near := get_close_matches(name, sorted({e.name for e in candidates}), n=3):
         return f". Did you mean {' or '.join(repr(n) for n in near)}?"
-    if elsewhere := [e for e in entries() if e.name == use and e.group not in groups]:
-        return f"; '{use}' is a {elsewhere[0].group.removesuffix('s')}"
     if not re.fullmatch(r"([\w.-]+:)?[a-z][a-z0-9_]*", use):
         return "; only names of registered components can stand here, see `actionkit list`"
     known = ", ".join(sorted({e.name for e in candidates})) or "none"

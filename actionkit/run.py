@@ -19,7 +19,7 @@ from actionkit.errors import RunError
 from actionkit.evaluation import report
 from actionkit.tasks.recognition import Recognition, System
 from actionkit.training.bad_clips import BadClips
-from actionkit.training.run_folder import RunFolder, write
+from actionkit.training.run_folder import RunFolder, rank, write
 
 QUIET = (
     ".*does not have many workers.*",
@@ -27,7 +27,9 @@ QUIET = (
     ".*Experiment logs directory.*exists and is not empty.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*isinstance.treespec, LeafSpec.*",
+    ".*It is recommended to use .self.log.*sync_dist.*",  # all ranks hold the same metrics
     ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*Found .* module.* in eval mode at the start of training.*",  # frozen ones are meant to be
 )
 LOG_EVERY = 10  # steps
 
@@ -37,22 +39,16 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
 
     Returns the run folder. Raises RecipeError.
     """
+    console.quiet = rank() > 0
     system, data = builder.build(found)
     run = RunFolder.create(system.recipe, folder)
     task = _task(found, system)
     console.print(_heading(found, system, data, run), highlight=False, soft_wrap=True)
     for line in found.loaded:
         console.print(f"weights  {line}", highlight=False, soft_wrap=True)
-    best = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor=f"val/{found.plan.evaluation.metrics[0].use}",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    best, last = checkpoints(run.checkpoints, found.plan.evaluation.metrics[0].use)
     steps = len(data.train_dataloader())
-    trainer = _trainer(found, run, [best, BadClips()], log_every=min(LOG_EVERY, steps))
+    trainer = _trainer(found, run, [best, last, BadClips()], log_every=min(LOG_EVERY, steps))
     trainer.fit(task, datamodule=data, weights_only=True)
     trainer.validate(
         task, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
@@ -73,6 +69,20 @@ def test(found: Blueprint, console: Console, folder: Path, checkpoint: Path, spl
     loader = data.eval_dataloader(split)
     trainer.test(task, loader, ckpt_path=checkpoint, verbose=False, weights_only=True)
     _tell(found, task, run, console, "test", split, checkpoint)
+
+
+def checkpoints(folder: Path, metric: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
+    """Writers of `best.ckpt`, by a metric of the validation split, and of `last.ckpt`.
+
+    Lightning's own `save_last` only writes where the best changes.
+    """
+    best = ModelCheckpoint(
+        folder, "best", monitor=f"val/{metric}", mode="max", enable_version_counter=False
+    )
+    last = ModelCheckpoint(
+        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return best, last
 
 
 def _verify(checkpoint: Path) -> None:

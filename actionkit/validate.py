@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from actionkit import registry, schema
+from actionkit import recipe, registry, schema
 from actionkit.grammar import Node, Plan, Slot
-from actionkit.recipe import Key, Problem, Tree, dotted
+from actionkit.recipe import Key, Problem, RecipeError, Tree, dotted
 from actionkit.values import MisfitError, fit, nested
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -24,6 +26,18 @@ NESTED_GROUPS = {
 }  # fmt: skip
 T = TypeVar("T")
 _NOTHING = object()
+
+
+def read(source: str | Path, overrides: Iterable[str] = ()) -> tuple[Tree, Plan, list[Problem]]:
+    """A recipe by path or name, and what is wrong with its text.
+
+    Raises RecipeError at once where everything wrong is a matter of YAML and names.
+    """
+    tree = recipe.load(source, overrides)
+    plan, problems = validate(tree)
+    if problems and all(problem.static for problem in problems):
+        raise RecipeError(problems)
+    return tree, plan, problems
 
 
 def validate(tree: Tree) -> tuple[Plan, list[Problem]]:
@@ -129,7 +143,7 @@ class _Walk:
         """One component: a bare name, or a map with `use` and its options."""
         if isinstance(value, str):
             value = {"use": value}
-        kind = " or ".join(g.removesuffix("s") for g in slot.groups)
+        kind = " or ".join(registry.singular(group) for group in slot.groups)
         result = Node(dotted(key), self.tree.place(key), "?", broken=True)
         if not isinstance(value, dict) or not isinstance(value.get("use"), str):
             self.problem(key, f"expected the name of a {kind}, or a map with 'use: NAME'")

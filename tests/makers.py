@@ -107,10 +107,12 @@ def sample(index: int = 0, target: Any = None, **clips: Clip) -> Sample:
     return Sample(clips or {"rgb": clip(seed=index)}, target, None, f"v{index}", index, 100 + index)
 
 
-def batch(size: int = 4, first: int = 0, targets: Sequence[Any] | None = None, **options) -> Batch:
+def batch(
+    count: int = 4, first: int = 0, targets: Sequence[Any] | None = None, **options: Any
+) -> Batch:
     """A batch of random rgb clips; options are those of `clip`."""
     samples = []
-    for i in range(first, first + size):
+    for i in range(first, first + count):
         target = None if targets is None else targets[i - first]
         samples.append(sample(i, target, rgb=clip(seed=i, **options)))
     return collate(samples)
@@ -158,16 +160,17 @@ def optimizer(
     lr: float = 0.1,
     weight_decay: float = 0.0,
     momentum: float = 0.9,
-    **schedule: Any,
+    schedule: str = "constant",
+    **options: Any,
 ) -> grammar.Optimizer:
-    """Settings as the recipe's reader makes them."""
+    """Settings as the recipe's reader makes them; options are those of the schedule."""
     settings: Mapping[str, Any] = {
-        "use": "constant",
+        "use": schedule,
         "warmup": 0.0,
         "min_lr": 0.0,
         "decay_epochs": 30,
         "decay_rate": 0.1,
-        **schedule,
+        **options,
     }
     return grammar.Optimizer(
         use=use,

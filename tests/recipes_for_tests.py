@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-SIZE, STEPS = 16, 3
+from actionkit.recipe import RecipeError, load
+
+SIZE, STEPS = 48, 3
 
 PIPELINE = {
     "sampler": {"use": "segments", "count": STEPS},
@@ -30,7 +33,7 @@ TWO_STREAMS = {
 
 def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """A copy with values set, or with None removed, at dotted keys."""
-    values = copy.deepcopy(values)
+    values = json.loads(json.dumps(values))  # what occurs twice becomes two
     for key, value in changes.items():
         *parents, last = key.split(".")
         at: Any = values
@@ -61,3 +64,12 @@ class _Plain(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def problems(folder: Path, text: str, *overrides: str) -> list[str]:
+    """What is wrong with a recipe's text, the folder left out of places."""
+    try:
+        found = load(write(folder, text), overrides).problems
+    except RecipeError as error:
+        found = error.problems
+    return [str(p).replace(f"{folder}{os.sep}", "") for p in found]

@@ -104,6 +104,13 @@ def test_the_first_copy_of_a_distribution_on_the_path_counts(site, tmp_path_fact
     assert (entry.target, entry.version) == ("new:GRU", "2.0")
 
 
+def test_near_names_are_named_once(site):
+    for owner in ("dist-a", "dist-b"):
+        install(site, owner, {AGGREGATORS: {"wavelet": f"{owner}:Wavelet"}})
+    with pytest.raises(UnknownComponentError, match=r"Did you mean 'wavelet'\?$"):
+        registry.find("aggregators", "wavelt")
+
+
 def test_groups_of_others_are_left_alone(site):
     install(site, "odd", {"backbones": {"x": "odd:X"}, "actionkit.unknown": {"x": "odd:X"}})
     assert not [e for e in registry.entries() if e.distribution == "odd"]
@@ -112,13 +119,13 @@ def test_groups_of_others_are_left_alone(site):
 @pytest.mark.parametrize(
     ("groups", "use", "words"),
     [
-        ("aggregators", "lsmt", "there is no aggregator 'lsmt'. Did you mean 'lstm'?"),
-        ("fusions", "lstm", "there is no fusion 'lstm'; 'lstm' is a aggregator"),
+        ("aggregators", "lsmt", "there is no aggregator 'lsmt'. Did you mean 'lstm'"),
+        ("fusions", "lstm", "there is no fusion 'lstm'; 'lstm' is one of the aggregators"),
         ("backbones", "zzzzzz", "there is no backbone 'zzzzzz'; registered are: timm"),
         ("tasks", "no-name", "only names of registered components can stand here"),
         ("callbacks", "zzzzzz", "registered are: none"),
         (("backbones", "aggregators"), "lsmt", "there is no backbone or aggregator 'lsmt'."),
-        ("aggregators", "nobody:lstm", "Did you mean 'lstm'?"),
+        ("aggregators", "nobody:lstm", "there is no aggregator 'nobody:lstm'. Did you mean 'lstm'"),
     ],
 )
 def test_unknown_names_get_a_cure(groups, use, words):

@@ -120,8 +120,10 @@ def test_what_is_not_understood_takes_anything(plugin):
 def test_make_is_a_component_inside(plugin):
     found = options(plugin, "a: Make[Part], b: c.Make[c.Loss], d: 'Make[Part] | None' = None")
     assert [nested(kind) for kind in found.values()] == [
-        Nested("Part"), Nested("Loss"), Nested("Part"),
-    ]  # fmt: skip
+        Nested("Part"),
+        Nested("Loss"),
+        Nested("Part"),
+    ]
     assert type(None) in get_args(found["d"])
 
 
@@ -133,8 +135,10 @@ def test_required_defaults_and_positional_ones(plugin):
     )
     found = schema.parameters(plugin(source))
     assert [(p.name, p.required, p.default) for p in found.values()] == [
-        ("size", True, ""), ("kind", False, "'a'"), ("rate", False, "1 / 3"),
-    ]  # fmt: skip
+        ("size", True, ""),
+        ("kind", False, "'a'"),
+        ("rate", False, "1 / 3"),
+    ]
     assert found["kind"].type == Literal["a", "b"]
 
 

@@ -1,5 +1,7 @@
 """Values against types: what fits, what it becomes, and what is said where it does not."""
 
+# ruff: noqa: E501  one case a line
+
 import math
 from pathlib import Path
 from typing import Any, Literal, Optional, Union

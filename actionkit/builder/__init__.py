@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from actionkit import recipe, registry
+from actionkit import registry
 from actionkit.builder.components import BrokenError, Components
 from actionkit.builder.data import Stages, build_data, build_datasets, build_stages
 from actionkit.builder.network import Built, build_network
@@ -21,7 +21,7 @@ from actionkit.data.module import DataModule
 from actionkit.grammar import Plan
 from actionkit.recipe import Problem, RecipeError, Tree
 from actionkit.tasks.recognition import System
-from actionkit.validate import validate
+from actionkit.validate import read
 
 UNKNOWN_CLASSES = ("a", "b")  # stand for a dataset's where there is none to ask
 
@@ -43,18 +43,6 @@ class Blueprint:
         """Raises RecipeError with all problems, if there are any."""
         if self.problems:
             raise RecipeError(self.problems)
-
-
-def read(source: str | Path, overrides: Iterable[str] = ()) -> tuple[Tree, Plan, list[Problem]]:
-    """A recipe by path or name, and what is wrong with its text.
-
-    Raises RecipeError at once where everything wrong is a matter of YAML and names.
-    """
-    tree = recipe.load(source, overrides)
-    plan, problems = validate(tree)
-    if problems and all(p.static for p in problems):
-        raise RecipeError(problems)
-    return tree, plan, problems
 
 
 def blueprint(source: str | Path, overrides: Iterable[str] = (), *, data: bool = True) -> Blueprint:

@@ -91,7 +91,7 @@ class Components:
         part = self.make(node, kind, *supplied)
         parameters = sum(p.numel() for p in part.parameters())
         self.rows.append(Row(node.key, node.use, part.out, parameters))
-        if factor := node.reserved.get("lr"):
+        if (factor := node.reserved.get("lr")) is not None:
             self.rate_factors[part] = factor
         if weights := node.reserved.get("weights"):
             self._load(node, part, str(weights))

@@ -48,6 +48,9 @@ class _Assembly:
         self.components.problems.append(Problem(dotted(key), place, text, static=False))
 
     def build(self, stages: Stages) -> Built:
+        """The network. Raises BrokenError, having noted why."""
+        if not self.model.streams:
+            raise BrokenError  # their absence has been noted
         fronts, takes, broken = self.fronts(stages)
         middles = {name: front[-1] for name, front in fronts.items()}
         joint = None
@@ -65,12 +68,9 @@ class _Assembly:
                     )
                 except BrokenError:
                     broken = True
-            elif joint is not None and name not in fronts:
-                known = ", ".join(middles)
-                self.note(
-                    ("model", "streams", name), f"neither a modality nor of the joint: {known}"
-                )
-                broken = True
+            elif joint is not None:
+                chains[name] = Chain(*fronts.get(name, ((), ()))[:2])
+                broken |= self.stray(name, stream, name in fronts, list(middles))
         if broken:
             raise BrokenError
         return self.join(chains, ends, takes, joint)
@@ -101,6 +101,15 @@ class _Assembly:
             fronts[name] = (before, backbone, backbone[-1].out if backbone else shape)
             takes[name] = modality
         return fronts, takes, broken
+
+    def stray(self, name: str, stream: Stream, ends_in_joint: bool, returned: list[str]) -> bool:
+        """Notes a stream that the joint does not return, unless it plainly ends in the joint."""
+        if ends_in_joint and not any((stream.aggregate, stream.head, stream.then)):
+            return False
+        text = f"the joint returns only {', '.join(returned)}"
+        text += ", so what stands behind it is never reached" if ends_in_joint else ""
+        self.note(("model", "streams", name), text)
+        return True
 
     def unknown_modality(self, name: str, stream: Stream, modality: str, known: list[str]) -> None:
         key = ("model", "streams", name) + (("takes",) if stream.takes else ())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from actionkit.builder import Blueprint
 
 Recipe = Annotated[
     str, typer.Argument(help="A recipe: a YAML file, or the name of one that is installed.")
@@ -14,3 +17,18 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Values to change, as trainer.max_epochs=3."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def checked(recipe: str, overrides: list[str] | None, *, data: bool = True) -> Blueprint:
+    """The recipe on the meta device, right in every respect. Raises RecipeError otherwise.
+
+    What is wrong with YAML and names alone is said before torch is imported.
+    """
+    from actionkit.validate import read
+
+    read(recipe, overrides or ())
+    from actionkit import builder
+
+    found = builder.blueprint(recipe, overrides or (), data=data)
+    found.require()
+    return found

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from actionkit.cli.arguments import Json, Overrides, Recipe
+from actionkit.cli.arguments import Json, Overrides, Recipe, checked
 
 if TYPE_CHECKING:
     from actionkit.builder import Blueprint
@@ -25,10 +25,7 @@ def check(recipe: Recipe, overrides: Overrides = None, no_data: NoData = False) 
 
     Nothing is trained and no weights are loaded. Exit code 2 if anything is wrong with the recipe.
     """
-    from actionkit import builder
-
-    found = builder.blueprint(recipe, overrides or (), data=not no_data)
-    found.require()
+    found = checked(recipe, overrides, data=not no_data)
     console = Console()
     console.print(f"[green]{recipe} is right[/]: {_summary(found)}", highlight=False)
     if not no_data:
@@ -45,18 +42,17 @@ def show(
     json_: Json = False,
 ) -> None:
     """Shows a recipe's chain: every part with the shape behind it and its parameters."""
-    from actionkit import builder
-
     if origins:
-        tree, _, problems = builder.read(recipe, overrides or ())
+        from actionkit.validate import read
+
+        tree, _, problems = read(recipe, overrides or ())
         if problems:
             from actionkit.recipe import RecipeError
 
             raise RecipeError(problems)
         _show_origins(tree, json_)
         return
-    found = builder.blueprint(recipe, overrides or (), data=not no_data)
-    found.require()
+    found = checked(recipe, overrides, data=not no_data)
     rows = _rows(found)
     if json_:
         print(json.dumps({"parts": rows, "parameters": _total(found)}, indent=2))

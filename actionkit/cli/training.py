@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from actionkit.cli.arguments import Overrides, Recipe
+from actionkit.cli.arguments import Overrides, Recipe, checked
 
 
 def fit(
@@ -22,10 +22,7 @@ def fit(
 
     actionkit fit recipes/two_stream.yaml trainer.max_epochs=3
     """
-    from actionkit import builder
-
-    found = builder.blueprint(recipe, overrides or ())
-    found.require()
+    found = checked(recipe, overrides)
     from actionkit import run as runs
 
     runs.fit(found, Console(), run)
@@ -50,10 +47,7 @@ def evaluate(
         raise typer.BadParameter(f"there is no checkpoint {file}", param_hint="--checkpoint")
     if split not in ("train", "val", "test"):
         raise typer.BadParameter("expected train, val or test", param_hint="--split")
-    from actionkit import builder
-
-    found = builder.blueprint(str(run / "recipe.yaml"), overrides or ())
-    found.require()
+    found = checked(str(run / "recipe.yaml"), overrides)
     from actionkit import run as runs
 
     runs.test(found, Console(), run, file, split)

@@ -61,5 +61,5 @@ def _target(targets: list[Target]) -> Tensor | dict[str, Tensor]:
 def _column(values: list[int | np.ndarray]) -> Tensor:
     """[B] int64 class numbers, or [B, K] float32."""
     if values and isinstance(values[0], np.ndarray):
-        return torch.from_numpy(np.stack(values).astype(np.float32))  # type: ignore[arg-type]
+        return torch.from_numpy(np.stack(values).astype(np.float32))
     return torch.tensor(values, dtype=torch.int64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import lightning.pytorch as lightning
@@ -18,6 +19,16 @@ from actionkit.data.collate import collate
 from actionkit.data.order import InTurn, Order
 
 MAX_WORKERS = 8
+
+
+class Loader(DataLoader[Sample]):
+    """Starts when its first batch is wanted.
+
+    Lightning makes the iterator of a resumed run before it sets the epoch.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 @dataclass
@@ -99,7 +110,7 @@ class DataModule(lightning.LightningDataModule):
         return self.trainer.accumulate_grad_batches if self.trainer else 1
 
     def _loader(self, clips: Clips, batches: Order | InTurn) -> DataLoader[Sample]:
-        return DataLoader(
+        return Loader(
             clips,
             batch_sampler=batches,
             num_workers=self.workers,

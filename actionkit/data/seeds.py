@@ -8,7 +8,7 @@ import numpy as np
 def mix(*numbers: int) -> int:
     """A seed from numbers, e.g. (seed, epoch, index, draw): the same everywhere, 63 bits."""
     text = ",".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def generator(*numbers: int) -> np.random.Generator:

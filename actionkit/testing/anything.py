@@ -5,40 +5,41 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from actionkit import contracts, schema
+from actionkit import schema
 from actionkit.testing.subject import Subject
 from actionkit.testing.verdict import require
 
-# group -> what its components must be, and the positional parameters that the builder supplies
-GROUPS: dict[str, tuple[tuple[type, ...], tuple[str, ...]]] = {
-    "backbones": ((contracts.Backbone, contracts.Joint), ("inp",)),
-    "aggregators": ((contracts.Aggregator,), ("inp",)),
-    "fusions": ((contracts.Fusion,), ("inp",)),
-    "heads": ((contracts.Head,), ("inp", "classes")),
-    "losses": ((contracts.Loss,), ()),
-    "metrics": ((contracts.Metric,), ("classes",)),
-    "datasets": ((contracts.Dataset,), ("split",)),
-    "readers": ((contracts.Reader,), ()),
-    "samplers": ((contracts.Sampler,), ()),
-    "transforms": ((contracts.Transform,), ()),
-    "tasks": ((LightningModule,), ("system",)),
-    "callbacks": ((Callback,), ()),
-    "loggers": ((Logger,), ("folder",)),
+# group -> what its components must be, and the positional parameters that the builder supplies.
+# Named, not imported: a test of one part need not wait for Lightning.
+GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "backbones": (("actionkit.contracts:Backbone", "actionkit.contracts:Joint"), ("inp",)),
+    "aggregators": (("actionkit.contracts:Aggregator",), ("inp",)),
+    "fusions": (("actionkit.contracts:Fusion",), ("inp",)),
+    "heads": (("actionkit.contracts:Head",), ("inp", "classes")),
+    "losses": (("actionkit.contracts:Loss",), ()),
+    "metrics": (("actionkit.contracts:Metric",), ("classes",)),
+    "datasets": (("actionkit.contracts:Dataset",), ("split",)),
+    "readers": (("actionkit.contracts:Reader",), ()),
+    "samplers": (("actionkit.contracts:Sampler",), ()),
+    "transforms": (("actionkit.contracts:Transform",), ()),
+    "tasks": (("lightning.pytorch:LightningModule",), ("system",)),
+    "callbacks": (("lightning.pytorch:Callback",), ()),
+    "loggers": (("lightning.pytorch.loggers:Logger",), ("folder",)),
 }
 MOST_OPTIONS = 10
 
 
 def signature(subject: Subject) -> None:
     """Options are keyword-only and annotated, at most 10, and read the same from the source."""
-    bases, supplied = GROUPS[subject.entry.group]
+    names, supplied = GROUPS[subject.entry.group]
+    bases = tuple(pkgutil.resolve_name(name) for name in names)
     component = subject.component
     wanted = " or ".join(base.__name__ for base in bases)
     require(
@@ -93,8 +94,7 @@ def _require_schema(subject: Subject, options: list[inspect.Parameter]) -> None:
 def import_is_silent(subject: Subject) -> None:
     """Importing the module prints nothing and changes no global state, in a fresh process."""
     module = subject.entry.target.partition(":")[0]
-    if module not in _IMPORTED:
-        _import_apart([module])
+    import_all([module])
     said = _IMPORTED[module]
     require(not said, f"importing {module} {'; it '.join(said)}")
 
@@ -105,8 +105,8 @@ _IMPORTED: dict[str, list[str]] = {}
 def import_all(modules: list[str]) -> None:
     """Imports modules, each apart from the others, at the price of one process that loads torch."""
     missing = [m for m in dict.fromkeys(modules) if m not in _IMPORTED]
-    groups = [missing] if hasattr(os, "fork") else [[m] for m in missing]
-    for group in groups:
+    together = hasattr(os, "fork")  # one process then forks for each of them
+    for group in [missing] if together and missing else [[m] for m in missing]:
         _import_apart(group)
 
 

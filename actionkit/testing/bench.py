@@ -52,7 +52,7 @@ class Bench:
     def run(self, part: nn.Module, inputs: Mapping[str, Features]) -> Streams:
         """The forward. Raises NotConformingError unless it gives Features."""
         result = part(dict(inputs) if self.many else inputs[ONE])
-        results = result if isinstance(part, Joint) else {ONE: result}
+        results = result if isinstance(result, dict) else {ONE: result}
         for name, features in results.items():
             kind = type(features).__name__
             require(isinstance(features, Features), f"forward gives {kind} ({name}), no Features")
@@ -121,7 +121,9 @@ def require_same_real_steps(got: Streams, wanted: Streams, when: str) -> None:
         other = got[name]
         counts = features.mask.sum(1).tolist(), other.mask.sum(1).tolist()
         require(counts[0] == counts[1], f"{when}, real steps are {counts[1]}, not {counts[0]}")
-        require_equal(other.x[other.mask], features.x[features.mask], f"{when}, a real step changes")
+        require_equal(
+            other.x[other.mask], features.x[features.mask], f"{when}, a real step changes"
+        )
 
 
 def require_out(part: nn.Module, results: Streams, given: str) -> None:

@@ -1,7 +1,8 @@
 """Run as a script: what importing each of the named modules prints and changes, as JSON.
 
-Every module is imported in a fork of a process that has torch loaded, so none hides what another
-does; where there is no fork the caller starts one process a module.
+Every module is imported in a fork of one process, so none hides what another does; where there is
+no fork the caller starts one process a module. The libraries that actionkit itself stands on are
+loaded before: what they do (rich draws random numbers) is not the component's doing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import tempfile
 import threading
 from typing import Any
 
+import av  # noqa: F401
+import cv2  # noqa: F401
+import lightning.pytorch  # noqa: F401
 import numpy as np
+import rich.console  # noqa: F401
+import timm  # noqa: F401
 import torch
 
-import actionkit.contracts  # noqa: F401  what every component imports, before it is looked at
+import actionkit.contracts  # noqa: F401
 
 
 def state() -> dict[str, Any]:

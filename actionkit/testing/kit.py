@@ -43,6 +43,11 @@ def checks(group: str) -> tuple[Check, ...]:
     return (anything.signature, anything.import_is_silent, *CHECKS.get(group, ()))
 
 
+def name_of(check: Check) -> str:
+    """A check's name in pytest's output: `pickle_` is `pickle`."""
+    return check.__name__.rstrip("_")
+
+
 def conformance(
     distribution: str,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -70,7 +75,7 @@ def conformance(
     cases = []
     for label, subject in subjects.items():
         for check in checks(subject.entry.group):
-            case = f"{label}-{check.__name__}"
+            case = f"{label}-{name_of(check)}"
             reason = reasons.pop(case, None)
             marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
             cases.append(pytest.param(check, subject, id=case, marks=marks))
@@ -90,9 +95,7 @@ def conformance(
     return test_conformance
 
 
-def _subjects(
-    distribution: str, options: dict[str, Mapping[str, Any]]
-) -> dict[str, Subject]:
+def _subjects(distribution: str, options: dict[str, Mapping[str, Any]]) -> dict[str, Subject]:
     """The components of a distribution by name, or by `group.name` where groups share it."""
     owner = registry.normalise(distribution)
     own = [e for e in registry.entries() if e.distribution == owner and e.group != "recipes"]

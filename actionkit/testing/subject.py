@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
+import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 
 from actionkit import registry, schema
 from actionkit.registry import Entry
-from actionkit.testing.verdict import require
+from actionkit.testing.verdict import NotConformingError, NotSupportedError, require
 
 Check = Callable[["Subject"], None]
 """One rule of the contract; its docstring is the rule. Raises NotConformingError."""
@@ -52,7 +55,7 @@ class Subject:
 
 @contextmanager
 def global_rng_untouched(what: str) -> Iterator[None]:
-    """Raises NotConformingError if torch's, numpy's or Python's global generator was used inside."""
+    """Raises NotConformingError if a global generator, torch's, numpy's or Python's, was used."""
     before = _global_rngs()
     yield
     for name, state in _global_rngs().items():
@@ -60,9 +63,34 @@ def global_rng_untouched(what: str) -> Iterator[None]:
 
 
 def _global_rngs() -> dict[str, bytes]:
+    """The states of the three generators that all code of a process shares."""
+    states = {"numpy": np.random.get_state(), "Python": random.getstate()}
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": repr(np.random.get_state(legacy=False)).encode()
-        + np.random.get_state(legacy=False)["state"]["key"].tobytes(),  # type: ignore[call-overload,index]
-        "random": repr(random.getstate()).encode(),
+        **{name: pickle.dumps(state) for name, state in states.items()},
     }
+
+
+def require_pickles(thing: Any) -> Any:
+    """A copy by pickling. Raises NotConformingError where it does not survive that."""
+    try:
+        return pickle.loads(pickle.dumps(thing))  # noqa: S301  our own bytes
+    except Exception as error:
+        raise NotConformingError(f"cannot be pickled: {type(error).__name__}: {error}") from error
+
+
+def pickle_(subject: Subject) -> None:
+    """It survives pickling, as on its way to a worker."""
+    require_pickles(subject.make())
+
+
+def open_files() -> set[tuple[str, str]]:
+    """The regular files this process holds open, (descriptor, path).
+
+    Raises NotSupportedError on a system that does not list them.
+    """
+    folder = Path("/dev/fd")
+    if not folder.is_dir():
+        raise NotSupportedError(f"this system lists no open files under {folder}")
+    held = {(d.name, os.path.realpath(d)) for d in folder.iterdir()}
+    return {(number, path) for number, path in held if os.path.isfile(path)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,7 +28,9 @@ def shapes() -> Iterator[Shape]:
             yield Shape(steps, *size)
 
 
-def features(shape: Shape, mask: Tensor | None = None, *, batch: int = 3, seed: int = 0) -> Features:
+def features(
+    shape: Shape, mask: Tensor | None = None, *, batch: int = 3, seed: int = 0
+) -> Features:
     """Normal noise of a shape, [B, T, C, H, W]; every step is real unless a mask [B, T] is given.
 
     Where a size varies (None) it is 7 steps, 8 channels, 8 x 8.
@@ -69,15 +72,15 @@ def video(path: Path, *, codec: str, frames: int = 24, height: int = 48, width: 
     texture = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     still = np.kron(texture, np.ones((8, 8, 1), np.uint8))
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"g": "12", "bf": "2"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"  # type: ignore[attr-defined]
-        stream.thread_count = 1  # type: ignore[attr-defined]
-        stream.bit_rate = 4_000_000  # type: ignore[attr-defined]
+        stream: Any = container.add_stream(codec, rate=25, options={"g": "12", "bf": "2"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.thread_count = 1
+        stream.bit_rate = 4_000_000
         for t in range(frames):
             frame = av.VideoFrame.from_ndarray(np.roll(still, 5 * t, axis=1), format="rgb24")
             frame.pts, frame.time_base = t, Fraction(1, 25)
-            container.mux(stream.encode(frame))  # type: ignore[attr-defined]
-        container.mux(stream.encode())  # type: ignore[attr-defined]
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return path
 
 

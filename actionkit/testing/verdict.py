@@ -36,7 +36,9 @@ def require_equal(got: Tensor, wanted: Tensor, what: str, tolerance: float = 1e-
     off = (a - b).abs().masked_fill(same, 0).nan_to_num(torch.inf, torch.inf)
     scale = max(1.0, b[b.isfinite()].abs().max().item() if b.isfinite().any() else 1.0)
     worst = off.max().item()
-    require(worst <= tolerance * scale, f"{what}: off by up to {worst:.3g} at a scale of {scale:.3g}")
+    require(
+        worst <= tolerance * scale, f"{what}: off by up to {worst:.3g} at a scale of {scale:.3g}"
+    )
 
 
 def require_finite(x: Tensor, what: str) -> None:

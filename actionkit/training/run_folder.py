@@ -36,7 +36,7 @@ class RunFolder:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         name = record["recipe"].get("name") or record["name"]
-        if int(os.environ.get("LOCAL_RANK", 0)) > 0 and INHERITED in os.environ:
+        if rank() > 0 and INHERITED in os.environ:
             return cls(Path(os.environ[INHERITED]))
         folder = cls(path or Path("runs") / name / f"{now}-{digest}")
         if (folder.path / "recipe.yaml").exists():
@@ -57,8 +57,16 @@ class RunFolder:
         write(path, json.dumps(known, indent=2) + "\n")
 
 
+def rank() -> int:
+    """The process's number on this machine, known before anything distributed has started."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
 def write(path: Path, text: str) -> None:
     """Writes a text file as a whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,3 @@
+from actionkit.testing import conformance
+
+test_conformance = conformance("actionkit-range-pool")
