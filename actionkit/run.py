@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,11 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
     best, last = checkpoints(run.checkpoints, found.plan.evaluation.metrics[0].use)
     steps = len(data.train_dataloader())
     trainer = _trainer(found, run, [best, last, BadClips()], log_every=min(LOG_EVERY, steps))
-    trainer.fit(task, datamodule=data, weights_only=True)
-    trainer.validate(
-        task, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
-    )
+    with closing(data):
+        trainer.fit(task, datamodule=data, weights_only=True)
+        trainer.validate(
+            task, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
+        )
     _tell(found, task, run, console, "fit", "val", Path(best.best_model_path))
     return run.path
 
@@ -67,7 +69,8 @@ def test(found: Blueprint, console: Console, folder: Path, checkpoint: Path, spl
     data.prepare_data()
     data.trainer = trainer
     loader = data.eval_dataloader(split)
-    trainer.test(task, loader, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    with closing(data):
+        trainer.test(task, loader, ckpt_path=checkpoint, verbose=False, weights_only=True)
     _tell(found, task, run, console, "test", split, checkpoint)
 
 
@@ -114,8 +117,10 @@ def _trainer(
     for node in found.plan.logger if log_every else ():
         assert node.entry is not None  # noqa: S101  the blueprint has no problems
         made.append(registry.load(node.entry)(run.path, **node.options))
+    settings = vars(found.plan.trainer)
+    every = min(settings["check_val_every_n_epoch"], settings["max_epochs"])  # once at least
     return lightning.Trainer(
-        **vars(found.plan.trainer),
+        **{**settings, "check_val_every_n_epoch": every},
         default_root_dir=run.path,
         callbacks=[*callbacks, RichProgressBar(leave=False)],
         logger=made or False,

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import cv2
 import lightning.pytorch as lightning
-import torch
-from torch.utils.data import DataLoader
 
-from actionkit.contracts import Dataset, Reader, Sample, Sampler, Transform
+from actionkit.contracts import Dataset, Reader, Sampler, Transform
 from actionkit.data.clips import Clips
-from actionkit.data.collate import collate
+from actionkit.data.loader import Loader
 from actionkit.data.order import InTurn, Order
 
 MAX_WORKERS = 8
-
-
-class Loader(DataLoader[Sample]):
-    """Starts when its first batch is wanted.
-
-    Lightning makes the iterator of a resumed run before it sets the epoch.
-    """
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from super().__iter__()
 
 
 @dataclass
@@ -64,13 +49,14 @@ class DataModule(lightning.LightningDataModule):
         self.train_stage, self.eval_stage = train, eval
         self.batch, self.views_per_item, self.seed = batch, views_per_item, seed
         self.workers = min(MAX_WORKERS, cpus()) if workers == "auto" else int(workers)
+        self._loaders: list[Loader] = []
 
     def prepare_data(self) -> None:
         """Lets every dataset make its files, once on each machine."""
         for dataset in self.datasets.values():
             dataset.prepare()
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> Loader:
         """Batches of the training split, each epoch in another order."""
         stage, dataset = self.train_stage, self.datasets["train"]
         clips = Clips(dataset, self.reader, stage.sampler, stage.per_sample, train=True)
@@ -78,15 +64,15 @@ class DataModule(lightning.LightningDataModule):
         own = max(1, self.batch // world // self._accumulate())
         return self._loader(clips, Order(len(clips), own, seed=self.seed, rank=rank, world=world))
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> Loader:
         """Batches of the validation split, every video once."""
         return self.eval_dataloader("val")
 
-    def test_dataloader(self) -> DataLoader[Sample]:
+    def test_dataloader(self) -> Loader:
         """Batches of the test split, every video once."""
         return self.eval_dataloader("test")
 
-    def eval_dataloader(self, split: str) -> DataLoader[Sample]:
+    def eval_dataloader(self, split: str) -> Loader:
         """Batches of one split as evaluation sees it: same frames every time, nothing repeated."""
         stage, views, limit = self.eval_stage, self.eval_stage.sampler.views, self.views_per_item
         parts = 1 if views is None else -(-views // limit)
@@ -109,27 +95,17 @@ class DataModule(lightning.LightningDataModule):
     def _accumulate(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1
 
-    def _loader(self, clips: Clips, batches: Order | InTurn) -> DataLoader[Sample]:
-        return Loader(
-            clips,
-            batch_sampler=batches,
-            num_workers=self.workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.workers > 0,
-            worker_init_fn=_start_worker,
-        )
+    def _loader(self, clips: Clips, batches: Order | InTurn) -> Loader:
+        loader = Loader(clips, batches, self.workers)
+        self._loaders.append(loader)
+        return loader
+
+    def close(self) -> None:
+        """Ends the workers of all loaders; they start again when a loader is asked."""
+        for loader in self._loaders:
+            loader.close()
 
 
 def cpus() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker(_: int) -> None:
-    """One thread a worker; a signal to the process group is the main process's to answer."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if number := getattr(signal, name, None):
-            signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Recognition(lightning.LightningModule):
         Raises RunError for a batch of which no clip could be read.
         """
         if not batch.clips:
-            reasons = "\n".join(f"  {b.path} ({b.reader}): {b.reason}" for b in batch.bad[:5])
+            reasons = _reasons(batch.bad)
             raise RunError(f"no clip of a whole batch could be read, nor a substitute:\n{reasons}")
         clips = on_device(batch, self.system.train_transforms, train=True)
         output = self.network(clips, batch.boxes)
@@ -181,6 +181,9 @@ class Recognition(lightning.LightningModule):
         for name, tally in self._tallies.items():
             # a video of which only some views could be read is missing too
             results.ids, results.scores[name], targets = tally.gather().result(missing=bad)
+            if not results.ids and bad:
+                reasons = _reasons(bad.values())
+                raise RunError(f"no video of the split '{stage}' could be read:\n{reasons}")
             known = labelled(targets)
             metrics = self.system.metrics[name] if bool(known.any()) else {}
             scores = results.scores[name][known]
@@ -189,7 +192,7 @@ class Recognition(lightning.LightningModule):
                 results.targets = targets
             for metric, value in results.metrics[name].items():
                 label = metric if name == self.main else f"{name}/{metric}"
-                self.log(f"{stage}/{label}", value, prog_bar=label == "top1", rank_zero_only=True)
+                self.log(f"{stage}/{label}", value, prog_bar=label == "top1")
         self.results = results
 
     def _log_mean_loss(self, stage: str) -> None:
@@ -201,7 +204,7 @@ class Recognition(lightning.LightningModule):
         means = {name: (s[0] / s[1].clamp(min=1)).float() for name, s in sums.items()}
         if means:  # else no video could be read
             penalty = means.pop(PENALTY)
-            self._log_loss(stage, means, penalty, rank_zero_only=True)
+            self._log_loss(stage, means, penalty)
 
 
 def labelled(target: Tensor) -> Tensor:
@@ -216,6 +219,10 @@ def _share(count: Tensor) -> Tensor | float:
     total = count.clone()
     torch.distributed.all_reduce(total)
     return count * torch.distributed.get_world_size() / total.clamp(min=1)
+
+
+def _reasons(bad: Iterable[Bad], most: int = 5) -> str:
+    return "\n".join(f"  {b.path} ({b.reader}): {b.reason}" for b in list(bad)[:most])
 
 
 def _penalty(output: Output) -> Tensor | float:

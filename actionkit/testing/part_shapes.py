@@ -125,7 +125,7 @@ def _require_sentence(text: str, shapes: Shapes) -> None:
     """A refusal is the rest of a sentence that names what came."""
     given = written(shapes)
     require(text[:1].islower(), f"refuses {given} by {text!r}, which starts in no lower case")
-    words = {str(n) if n else r"\?|varie|varying|None|any" for s in shapes.values() for n in s}
+    words = {str(n) if n else r"\?|varie|varying|None|\bany\b" for s in shapes.values() for n in s}
     named = re.search("|".join(rf"(?<![0-9])(?:{word})(?![0-9])" for word in words), text)
     require(named, f"refuses {given} by {text!r}, which does not name the size that came")
 

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,6 +199,29 @@ def test_nothing_readable_ends_with_a_sentence(tmp_path):
         invoke(
             "fit", "two_stream", *ON_FOLDER, f"data.dataset.root={root}", "--run", tmp_path / "r"
         )
+
+
+def test_no_readable_validation_video_ends_with_a_sentence(tmp_path):
+    root = tmp_path / "videos"
+    small_folder(root, clips=1)
+    for path in (root / "val").rglob("*.mp4"):
+        path.write_bytes(b"")
+    with pytest.raises(RunError, match=r"no video of the split 'val' could be read(.|\n)*is empty"):
+        invoke(
+            "fit", "two_stream", *ON_FOLDER, f"data.dataset.root={root}", "--run", tmp_path / "r"
+        )
+
+
+def test_two_processes_train_one_run(run, tmp_path):
+    folder = tmp_path / "two"
+    devices = ["trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "actionkit.cli", "fit", "two_stream", *SMALL, *devices]
+    done = subprocess.run([*command, "--run", folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / "results.json").read_text())["fit"]
+    assert results["videos"] == 9
+    assert done.stdout.count("val: 9 of 9 videos") == 1
+    assert done.stdout.count("clips to train") == 1
 
 
 def test_real_clips_train_and_test(real_data, tmp_path):

@@ -7,7 +7,8 @@ import torch
 from makers import Listed, bad_files, good_files, records, trainer
 
 from actionkit.data.device import on_device
-from actionkit.data.module import DataModule, Stage, _start_worker, cpus
+from actionkit.data.loader import _start_worker
+from actionkit.data.module import DataModule, Stage, cpus
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense, Segments
 from actionkit.data.transforms.crop import CropResize

@@ -1,0 +1,63 @@
+"""The loader: batches from worker processes that outlive signals, but not their use."""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from actionkit.contracts import Sample
+from actionkit.data.clips import Clips
+from actionkit.data.collate import collate
+from actionkit.data.order import InTurn, Order
+
+
+class Loader(DataLoader[Sample]):
+    """Batches of clips, by workers that stay for all epochs."""
+
+    def __init__(self, clips: Clips, batches: Order | InTurn, workers: int) -> None:
+        super().__init__(
+            clips,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=_start_worker,
+        )
+        atexit.register(_close, weakref.ref(self))
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # Lightning makes the iterator of a resumed run before it sets the epoch; so it starts
+        # when the first batch is wanted.
+        yield from super().__iter__()
+
+    def close(self) -> None:
+        """Ends the workers. They ignore SIGTERM, with which Python would end them at its exit,
+        and then wait for them for ever.
+        """
+        iterator = getattr(self, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+            self._iterator = None
+
+
+def _close(reference: weakref.ref[Loader]) -> None:
+    loader = reference()
+    if loader is not None:
+        loader.close()
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; a signal to the process group is the main process's to answer."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)

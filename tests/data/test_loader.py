@@ -1,0 +1,85 @@
+"""Workers outlive signals, and end when they must."""
+
+import subprocess
+import sys
+import textwrap
+
+
+def run(code, **options):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=__file__.rpartition("/tests/")[0] + "/tests",
+        **options,
+    )
+
+
+SETUP = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np, torch
+from actionkit.contracts import Dataset, Info, Reader, Record, Sampler
+from actionkit.data.clips import Clips
+from actionkit.data.loader import Loader
+from actionkit.data.order import InTurn
+
+class Many(Dataset):
+    classes = ["a"]
+    def __len__(self): return 64
+    def __getitem__(self, i): return Record(str(i), {"rgb": Path("none")}, 0)
+
+class Gray(Reader):
+    def probe(self, path): return Info(4, 1.0, 4.0, 2, 2)
+    def read(self, path, indices): return torch.zeros(len(indices), 3, 2, 2, dtype=torch.uint8)
+
+class First(Sampler):
+    steps = views = 1
+    def __call__(self, info, record, rng): return np.zeros((1, 1), np.int64)
+
+clips = Clips(Many(), Gray(), First(), [], train=False)
+loader = Loader(clips, InTurn(64, 2), 2)
+"""
+
+
+def test_a_run_that_fails_midway_ends_its_workers_and_itself():
+    done = run(SETUP + "batches = iter(loader)\nnext(batches)\nraise SystemExit(7)")
+    assert done.returncode == 7, done.stderr
+
+
+def test_workers_ignore_a_signal_to_the_group():
+    done = run(
+        SETUP
+        + """
+signal.signal(signal.SIGTERM, lambda *_: None)
+batches = iter(loader)
+count = len(next(batches).id)
+os.killpg(0, signal.SIGTERM)
+count += sum(len(batch.id) for batch in batches)
+print(count)
+""",
+        start_new_session=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["64"]
+
+
+def test_a_closed_loader_can_be_asked_again():
+    done = run(
+        SETUP
+        + """
+first = [batch.id for batch in loader]
+workers = [w.pid for w in loader._iterator._workers]
+loader.close()
+for pid in workers:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        continue
+    raise SystemExit("a worker lives on")
+print([batch.id for batch in loader] == first)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True"]
