@@ -52,6 +52,11 @@ def written(value: Any) -> Any:
     return field(default=None, metadata={"written": value})
 
 
+def at_least(least: float, default: Any) -> Any:
+    """The default of a number that may not be smaller than `least`."""
+    return field(default=default, metadata={"least": least})
+
+
 Aggregators = Annotated[list[Node], Slot(("aggregators",), "list", PART_KEYS)]
 Backbones = Annotated[list[Node], Slot(("backbones",), "list", PART_KEYS)]
 Heads = Annotated[dict[str, Node], Slot(("heads",), "named", PART_KEYS)]
@@ -75,8 +80,8 @@ class Data:
     train: Pipeline
     eval: Pipeline  # validation, test and prediction alike
     reader: Annotated[Node, Slot(("readers",), "one")] = written("pyav")
-    batch: int = 16  # clips per optimizer step, over all devices
-    workers: int | Literal["auto"] = "auto"
+    batch: int = at_least(1, 16)  # clips per optimizer step, over all devices
+    workers: int | Literal["auto"] = at_least(0, "auto")
     max_bad: float = 0.01  # share of unreadable clips beyond which a run stops
 
 
@@ -112,7 +117,7 @@ class Evaluation:
     steps: Annotated[Node, Slot(("aggregators",), "one")] = written("mean")
     views: Literal["mean", "vote"] = "mean"
     of: Literal["probabilities", "logits"] = "probabilities"
-    views_per_item: int = 10
+    views_per_item: int = at_least(1, 10)
     metrics: Annotated[list[Node], Slot(("metrics",), "list")] = written(
         ["top1", "top5", "mean_class_accuracy"]
     )
@@ -134,8 +139,8 @@ class Optimizer:
     """An optimizer of timm's or torch's, by name (adamw, sgd, lamb ...)."""
 
     use: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.0  # none on norms and biases
+    lr: float = at_least(0, 1e-3)
+    weight_decay: float = at_least(0, 0.0)  # none on norms and biases
     momentum: float = 0.9
     schedule: Schedule = written({})
 
@@ -144,15 +149,15 @@ class Optimizer:
 class Trainer:
     """Lightning's Trainer, by its own names."""
 
-    max_epochs: int = 10
+    max_epochs: int = at_least(1, 10)
     precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
     accelerator: str = "auto"
     devices: int | str | list[int] = "auto"
     strategy: str = "auto"
-    num_nodes: int = 1
+    num_nodes: int = at_least(1, 1)
     gradient_clip_val: float | None = None
-    accumulate_grad_batches: int = 1
-    check_val_every_n_epoch: int = 1
+    accumulate_grad_batches: int = at_least(1, 1)
+    check_val_every_n_epoch: int = at_least(1, 1)
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
     deterministic: bool = False

@@ -299,6 +299,9 @@ def _descend(tree: Tree, parts: list[str]) -> tuple[Any, Key]:
         if isinstance(at, dict) and at.get(index) is None:
             at[index] = {}
             tree.origins[key] = COMMAND_LINE
+        elif isinstance(at[index], str) and "${" in at[index]:
+            cure = "change that, or replace it as a whole"
+            raise LookupError(f"'{dotted(key)}' is written as {at[index]}; {cure}")
         elif isinstance(at[index], str):
             at[index] = {"use": at[index]}
         at = at[index]
@@ -318,10 +321,10 @@ def _index(at: Any, part: str | int) -> Any:
 
 
 def leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every plain value of a tree with its key."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for part, item in items:
-        if isinstance(item, dict | list):
-            yield from leaves(item, (*key, part))
-        else:
-            yield (*key, part), item
+    """Every plain value of a tree with its key; a list of plain values counts as one."""
+    plain = isinstance(value, list) and not any(isinstance(v, dict | list) for v in value)
+    if plain or not isinstance(value, dict | list):
+        yield key, value
+        return
+    for part, item in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from leaves(item, (*key, part))

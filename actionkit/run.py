@@ -11,6 +11,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from actionkit import builder, registry
@@ -38,18 +39,19 @@ LOG_EVERY = 10  # steps
 def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
     """Trains, evaluates the best checkpoint on the validation split, and tells the result.
 
-    Returns the run folder. Raises RecipeError.
+    Returns the run folder. Raises RecipeError, RunError.
     """
     console.quiet = rank() > 0
     system, data = builder.build(found)
-    run = RunFolder.create(system.recipe, folder)
+    run = RunFolder.choose(system.recipe, folder)
     task = _task(found, system)
-    console.print(_heading(found, system, data, run), highlight=False, soft_wrap=True)
-    for line in found.loaded:
-        console.print(f"weights  {line}", highlight=False, soft_wrap=True)
     best, last = checkpoints(run.checkpoints, found.plan.evaluation.metrics[0].use)
     steps = len(data.train_dataloader())
     trainer = _trainer(found, run, [best, last, BadClips()], log_every=min(LOG_EVERY, steps))
+    run.begin(system.recipe)
+    console.print(_heading(found, system, data, run), highlight=False, soft_wrap=True)
+    for line in found.loaded:
+        console.print(f"weights  {line}", highlight=False, soft_wrap=True)
     with closing(data):
         trainer.fit(task, datamodule=data, weights_only=True)
         trainer.validate(
@@ -108,7 +110,7 @@ def _task(found: Blueprint, system: System) -> Recognition:
 def _trainer(
     found: Blueprint, run: RunFolder, callbacks: list[Any], *, log_every: int | None = None
 ) -> lightning.Trainer:
-    """Lightning's trainer; it logs every so many steps, or not at all."""
+    """Lightning's trainer; it logs every so many steps, or not at all. Raises RunError."""
     for pattern in QUIET:
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
@@ -119,16 +121,19 @@ def _trainer(
         made.append(registry.load(node.entry)(run.path, **node.options))
     settings = vars(found.plan.trainer)
     every = min(settings["check_val_every_n_epoch"], settings["max_epochs"])  # once at least
-    return lightning.Trainer(
-        **{**settings, "check_val_every_n_epoch": every},
-        default_root_dir=run.path,
-        callbacks=[*callbacks, RichProgressBar(leave=False)],
-        logger=made or False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # our own order is sharded by rank
-        log_every_n_steps=log_every,
-    )
+    try:
+        return lightning.Trainer(
+            **{**settings, "check_val_every_n_epoch": every},
+            default_root_dir=run.path,
+            callbacks=[*callbacks, RichProgressBar(leave=False)],
+            logger=made or False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # our own order is sharded by rank
+            log_every_n_steps=log_every,
+        )
+    except (MisconfigurationException, ValueError) as error:  # no such device, for one
+        raise RunError(f"trainer: {error}") from error
 
 
 def _heading(found: Blueprint, system: System, data: DataModule, run: RunFolder) -> str:

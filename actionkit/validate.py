@@ -81,7 +81,12 @@ class _Walk:
             found[name] = (
                 _blank(hint) if blank else self.field(given, hint, (*key, name), rule.default)
             )
+            self.least(found[name], rule.metadata.get("least"), (*key, name))
         return kind(**found)
+
+    def least(self, value: Any, least: float | None, key: Key) -> None:
+        if least is not None and isinstance(value, int | float) and value < least:
+            self.problem(key, f"expected {least} or more, got {value}", static=False)
 
     def unknown(self, key: Key, name: Any, known: list[str], of: str = "") -> str:
         """Notes an unknown name; gives the known one that was probably meant, or nothing."""

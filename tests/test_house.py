@@ -124,3 +124,31 @@ def test_no_path_of_a_machine_is_in_the_project():
         path = ROOT / name
         if path.suffix in (".py", ".md", ".toml", ".yaml") and path.name != "test_house.py":
             assert not re.search(r"(?<![\w.])/(work|home|root|Users)/\w", path.read_text()), name
+
+
+def test_the_readme_s_recipe_is_right(tmp_path):
+    from actionkit import builder
+
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for number, text in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        assert [str(p) for p in builder.blueprint(path, data=False).problems] == []
+
+
+def test_the_readme_s_component_works():
+    import torch
+
+    from actionkit.contracts import Features, Shape
+
+    (text,) = re.findall(
+        r"```python\n(import torch.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    names = {}
+    exec(text, names)
+    part = names["RangePool"](Shape(None, 2, 1, 1))
+    x = torch.tensor([[1.0, 5.0], [4.0, 5.5], [99.0, -99.0]])[None, :, :, None, None]
+    result = part(Features(x, torch.tensor([[True, True, False]])))
+    assert result.x.flatten().tolist() == [3.0, 0.5]
+    assert part.out == Shape(1, 2, 1, 1)

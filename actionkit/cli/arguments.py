@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from actionkit.builder import Blueprint
 
 Recipe = Annotated[
-    str, typer.Argument(help="A recipe: a YAML file, or the name of one that is installed.")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe: a YAML file, or the name of one that is installed."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Values to change, as trainer.max_epochs=3."),
+    typer.Argument(metavar="KEY=VALUE", help="Values to change, as trainer.max_epochs=3."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

@@ -119,10 +119,11 @@ def _show_origins(tree: Any, as_json: bool) -> None:
         print(json.dumps([{"key": k, "value": v, "origin": o} for k, v, o in lines], indent=2))
         return
     view = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("key", "value", "written in"):
-        view.add_column(column, overflow="fold")
+    view.add_column("key", overflow="fold")
+    view.add_column("value", overflow="fold")
+    view.add_column("written in", style="dim", no_wrap=True)
     for key, value, origin in lines:
-        view.add_row(key, str(value), f"[dim]{origin}[/]")
+        view.add_row(key, str(value), origin.rpartition("/")[2])
     Console().print(view)
 
 

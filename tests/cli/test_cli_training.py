@@ -21,7 +21,6 @@ SMALL = [
     "data.dataset.val_scenes=1",
     "data.dataset.size=32",
     "data.train.per_sample.0.size=32",
-    "data.eval.per_sample.0.size=32",
     "data.workers=0",
     "data.batch=6",
     "trainer.max_epochs=2",
@@ -115,6 +114,13 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(run):
     assert (folder / "results.json").read_bytes() == before
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there_is_a_sentence_and_leaves_nothing(tmp_path):
+    with pytest.raises(RunError, match="trainer: No supported gpu backend"):
+        invoke("fit", "two_stream", *SMALL, "trainer.accelerator=gpu", "--run", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_another_seed_gives_another_network(run, tmp_path):
     folder, _ = run
     invoke("fit", "two_stream", *SMALL, "seed=1", "--run", tmp_path / "other")
@@ -156,11 +162,9 @@ def small_folder(root, clips=3):
 ON_FOLDER = [
     "data.dataset.use=folder",
     "data.train.per_sample.0.size=32",
-    "data.eval.per_sample.0.size=32",
     "data.batch=4",
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
-    "trainer.check_val_every_n_epoch=1",
 ]
 
 

@@ -20,30 +20,36 @@ RECIPE = {
 RECORD = {"name": "file_name", "recipe": RECIPE, "versions": {"actionkit": "0.1", "torch": "2.10"}}
 
 
+def create(record, path=None):
+    run = RunFolder.choose(record, path)
+    run.begin(record)
+    return run
+
+
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(INHERITED, "")  # so that what `create` sets is taken back
+    monkeypatch.setenv(INHERITED, "")  # so that what `begin` sets is taken back
     monkeypatch.delenv(INHERITED)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
 
 
 def test_place_without_a_path():
-    run = RunFolder.create(RECORD)
+    run = create(RECORD)
     assert re.fullmatch(r"runs/két_stream/\d{8}T\d{6}Z-[0-9a-f]{8}", run.path.as_posix())
     assert run.checkpoints == run.path / "checkpoints"
     assert run.checkpoints.is_dir()
 
 
 def test_name_of_the_recipes_file_where_it_has_none():
-    run = RunFolder.create({**RECORD, "recipe": {**RECIPE, "name": None}})
+    run = create({**RECORD, "recipe": {**RECIPE, "name": None}})
     assert run.path.parent == Path("runs/file_name")
 
 
 def test_hash_is_that_of_what_the_recipe_says(monkeypatch, tmp_path):
     def digest(recipe, **versions):
         monkeypatch.chdir(tmp_path_of[len(seen)])
-        seen.append(RunFolder.create({**RECORD, "recipe": recipe, "versions": versions}).path.name)
+        seen.append(create({**RECORD, "recipe": recipe, "versions": versions}).path.name)
         return seen[-1][-8:]
 
     seen: list[str] = []
@@ -56,21 +62,33 @@ def test_hash_is_that_of_what_the_recipe_says(monkeypatch, tmp_path):
 
 
 def test_a_given_path_is_taken(tmp_path):
-    run = RunFolder.create(RECORD, tmp_path / "a" / "b")
+    run = create(RECORD, tmp_path / "a" / "b")
     assert run.path == tmp_path / "a" / "b"
     assert (run.path / "recipe.yaml").is_file()
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
-    RunFolder.create(RECORD, tmp_path / "run")
+    create(RECORD, tmp_path / "run")
     before = (tmp_path / "run" / "recipe.yaml").read_text()
     with pytest.raises(RunError, match="holds a run already"):
-        RunFolder.create({**RECORD, "recipe": {**RECIPE, "seed": 4}}, tmp_path / "run")
+        create({**RECORD, "recipe": {**RECIPE, "seed": 4}}, tmp_path / "run")
     assert (tmp_path / "run" / "recipe.yaml").read_text() == before
 
 
+def test_choosing_makes_nothing(tmp_path):
+    RunFolder.choose(RECORD, tmp_path / "run")
+    RunFolder.choose(RECORD)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=r"cannot be written: .*; choose another --run"):
+        create(RECORD, tmp_path / "file" / "run")
+
+
 def test_recipe_loads_again(tmp_path):
-    text = (RunFolder.create(RECORD, tmp_path / "run").path / "recipe.yaml").read_text("utf-8")
+    text = (create(RECORD, tmp_path / "run").path / "recipe.yaml").read_text("utf-8")
     loaded = yaml.safe_load(text)
     assert loaded == RECIPE
     assert list(loaded) == list(RECIPE)  # in the order of the author
@@ -79,17 +97,17 @@ def test_recipe_loads_again(tmp_path):
 
 
 def test_other_ranks_take_the_folder_of_rank_0(tmp_path, monkeypatch):
-    first = RunFolder.create(RECORD, tmp_path / "run")
+    first = create(RECORD, tmp_path / "run")
     files = sorted(first.path.rglob("*"))
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.chdir("/")
-    other = RunFolder.create(RECORD)
+    other = create(RECORD)
     assert other.path == first.path.resolve()
     assert sorted(first.path.rglob("*")) == files
 
 
 def test_results_of_several_commands_stand_side_by_side(tmp_path):
-    run = RunFolder.create(RECORD, tmp_path / "run")
+    run = create(RECORD, tmp_path / "run")
     run.add_results("fit", {"metrics": {"top1": 0.5}})
     RunFolder(run.path).add_results("test", {"metrics": {"top1": 0.25}})
     run.add_results("fit", {"metrics": {"top1": 0.75}})
