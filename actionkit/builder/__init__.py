@@ -1,4 +1,4 @@
-"""From a recipe to network, data and task: `check`, `blueprint` and `build`."""
+"""From a recipe to network, data and task: `blueprint` looks, `build` makes."""
 
 from __future__ import annotations
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from actionkit import __version__
 from actionkit.cli import listing, looking, training
 
 app = typer.Typer(
@@ -15,10 +17,25 @@ app = typer.Typer(
     "changed behind it: actionkit fit two_stream trainer.max_epochs=3 data.batch=8",
     epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 130 interrupted.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before a command."""
+    if version:
+        print(f"actionkit {__version__}")
+        raise typer.Exit
+
+
 app.command()(training.fit)
 app.command("test")(training.evaluate)
 app.command()(looking.check)
@@ -41,6 +58,9 @@ def main() -> None:
     except RunError as error:
         print(str(error), file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning answers Ctrl+C by an exit with 1
+        if not isinstance(error.__context__ or error, KeyboardInterrupt):
+            raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)

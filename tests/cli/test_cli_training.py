@@ -1,10 +1,14 @@
 """`fit` and `test` from end to end, on small data."""
 
+import contextlib
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -279,3 +283,22 @@ def test_fused_knows_all_and_each_stream_a_third(tmp_path, seed):
     results = json.loads((tmp_path / "run" / "results.json").read_text())["fit"]
     assert results["metrics"]["top1"] >= 0.98
     assert all(metrics["top1"] <= 0.45 for metrics in results["streams"].values())
+
+
+def test_control_c_ends_the_run_and_its_workers(cache, tmp_path):
+    endless = [*SMALL, "trainer.max_epochs=10000", "data.workers=2", "--run", str(tmp_path / "r")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actionkit.cli", "fit", "two_stream", *endless],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    checkpoint = tmp_path / "r" / "checkpoints" / "last.ckpt"
+    try:
+        while not checkpoint.exists() and process.poll() is None:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # nothing of it lives
+            os.killpg(process.pid, signal.SIGKILL)
