@@ -198,26 +198,18 @@ def test_bad_files_are_named_survived_and_counted(tmp_path, workers, capfd):
         assert output.count(named) == 1  # once, though every epoch meets it
 
 
-def test_nothing_readable_ends_with_a_sentence(tmp_path):
+@pytest.mark.parametrize(("split", "sentence"), [
+    ("train", "no clip of a whole batch could be read"),
+    ("val", "no video of the split 'val' could be read"),
+])  # fmt: skip
+def test_nothing_readable_ends_with_a_sentence(tmp_path, split, sentence):
     root = tmp_path / "videos"
     small_folder(root, clips=1)
-    for path in (root / "train").rglob("*.mp4"):
+    for path in (root / split).rglob("*.mp4"):
         path.write_bytes(b"")
-    with pytest.raises(RunError, match=r"no clip of a whole batch could be read(.|\n)*is empty"):
-        invoke(
-            "fit", "two_stream", *ON_FOLDER, f"data.dataset.root={root}", "--run", tmp_path / "r"
-        )
-
-
-def test_no_readable_validation_video_ends_with_a_sentence(tmp_path):
-    root = tmp_path / "videos"
-    small_folder(root, clips=1)
-    for path in (root / "val").rglob("*.mp4"):
-        path.write_bytes(b"")
-    with pytest.raises(RunError, match=r"no video of the split 'val' could be read(.|\n)*is empty"):
-        invoke(
-            "fit", "two_stream", *ON_FOLDER, f"data.dataset.root={root}", "--run", tmp_path / "r"
-        )
+    change = [f"data.dataset.root={root}", "--run", tmp_path / "run"]
+    with pytest.raises(RunError, match=f"{sentence}(.|\n)*is empty"):
+        invoke("fit", "two_stream", *ON_FOLDER, *change)
 
 
 def test_two_processes_train_one_run(run, tmp_path):

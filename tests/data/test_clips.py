@@ -112,7 +112,9 @@ def test_global_randomness_is_neither_used_nor_changed(good):
 
 def test_evaluation_draws_nothing(good):
     data = clips(good, train=False, transforms=[CropResize(size=16), Mirror(probability=1)])
-    same(data[Ask(0, 1)], data[Ask(0, 2)]._replace(seed=1))
+    first, second = data[Ask(0, 1)], data[Ask(0, 2)]
+    assert (first.seed, second.seed) == (1, 2)
+    same(first, second._replace(seed=1))
 
 
 def test_parts_of_the_views_are_the_views(good):
