@@ -85,8 +85,11 @@ def _protocol(components: Components, evaluation: Evaluation, classes: Classes) 
 def _metrics(
     components: Components, evaluation: Evaluation, built: Built, classes: Classes
 ) -> dict[str, dict[str, Metric]]:
-    metrics: dict[str, dict[str, Metric]] = {SCORES: {}} if SCORES in built.heads else {}
-    for name, head in built.heads.items():
+    heads, network = built.heads, built.network
+    if SCORES in heads and network.fusion is None and network.tail is None:
+        heads = {SCORES: heads[SCORES]}  # the only stream's scores are the network's
+    metrics: dict[str, dict[str, Metric]] = {SCORES: {}} if SCORES in heads else {}
+    for name, head in heads.items():
         names = classes[head] if isinstance(classes, Mapping) else classes
         metrics.setdefault(name, {})
         for node in evaluation.metrics:

@@ -325,3 +325,11 @@ def test_the_record_is_plain_and_has_no_secret(tmp_path, monkeypatch):
     assert {"actionkit", "torch", "lightning", "timm"} <= set(system.recipe["versions"])
     torch.save(system.recipe, tmp_path / "r.pt")
     assert torch.load(tmp_path / "r.pt", weights_only=True) == system.recipe
+
+
+def test_metrics_of_a_single_stream_are_those_of_the_network(tmp_path):
+    single = {"model.streams.two": None, "model.fusion": None, "loss": "cross_entropy"}
+    system, _ = built(tmp_path, single)
+    assert list(system.metrics) == [SCORES]
+    system, _ = built(tmp_path)
+    assert list(system.metrics) == [SCORES, "one", "two"]
