@@ -93,9 +93,10 @@ head, views restored: x [B, V, T', K, 1, 1], mask [B, V, T']."""
 def pack(features: Features) -> Tensor:
     """The real steps of a batch in one axis, [N, C, H, W]; a view where every step is real.
 
-    So networks over single frames, and their batch norms, never see padding.
+    So networks over single frames, and their batch norms, never see padding. An exported network
+    runs on all steps: in evaluation they do not touch each other.
     """
-    if bool(features.mask.all()):
+    if torch.compiler.is_exporting() or bool(features.mask.all()):
         return features.x.flatten(0, 1)
     return features.x[features.mask]
 

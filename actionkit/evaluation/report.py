@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from torch import Tensor
 
 from actionkit.evaluation.results import Results
 from actionkit.network import SCORES
@@ -60,21 +61,28 @@ def as_json(
 
 
 def predictions(results: Results, classes: Classes, heads: Mapping[str, str]) -> str:
-    """CSV: id, target, then a score per class; one block of columns where there are several heads.
+    """CSV: id, target, then a score per class.
 
-    The scores are the whole network's; without a fusion, those of every output.
+    The scores are the whole network's. Without a fusion there is such a block of columns, with the
+    output's name in front, for every output.
     """
     outputs = [SCORES] if SCORES in results.scores else list(results.scores)
-    columns = ["id", "target"]
+    columns = ["id"]
     for name in outputs:
         known = classes[heads[name]] if isinstance(classes, Mapping) else classes
-        columns += [c if len(outputs) == 1 else f"{name}/{c}" for c in known]
+        block = ["target", *known]
+        columns += block if len(outputs) == 1 else [f"{name}/{column}" for column in block]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    for row, name in enumerate(results.ids):
-        target = results.targets[row]
-        label = int(target) if target.ndim == 0 else " ".join(f"{v:g}" for v in target.tolist())
-        scores = [f"{v:.6g}" for output in outputs for v in results.scores[output][row].tolist()]
-        writer.writerow([name, label, *scores])
+    for row, video in enumerate(results.ids):
+        cells = [video]
+        for name in outputs:
+            cells.append(_label(results.targets[name][row]))
+            cells += [f"{score:.6g}" for score in results.scores[name][row].tolist()]
+        writer.writerow(cells)
     return text.getvalue()
+
+
+def _label(target: Tensor) -> str:
+    return str(int(target)) if target.ndim == 0 else " ".join(f"{v:g}" for v in target.tolist())

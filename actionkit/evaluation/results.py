@@ -11,10 +11,10 @@ from actionkit.contracts import Bad
 
 @dataclass
 class Results:
-    """What evaluating a split gave: scores and metrics by name of Output."""
+    """What evaluating a split gave: targets, scores and metrics by name of Output."""
 
     ids: list[str]
-    targets: Tensor
+    targets: dict[str, Tensor]  # [N] class numbers, or [N, K]
     scores: dict[str, Tensor]  # [N, K]
     metrics: dict[str, dict[str, float]]
     bad: list[Bad]

@@ -176,7 +176,7 @@ class Recognition(lightning.LightningModule):
 
     def _conclude(self, stage: str) -> None:
         bad = {name: b for part in of_all_ranks(self._bad) for name, b in part.items()}
-        results = Results([], torch.zeros(0), {}, {}, list(bad.values()))
+        results = Results([], {}, {}, {}, list(bad.values()))
         self._log_mean_loss(stage)
         for name, tally in self._tallies.items():
             # a video of which only some views could be read is missing too
@@ -184,12 +184,10 @@ class Recognition(lightning.LightningModule):
             if not results.ids and bad:
                 reasons = _reasons(bad.values())
                 raise RunError(f"no video of the split '{stage}' could be read:\n{reasons}")
-            known = labelled(targets)
+            results.targets[name], known = targets, labelled(targets)
             metrics = self.system.metrics[name] if bool(known.any()) else {}
             scores = results.scores[name][known]
             results.metrics[name] = {m: f(scores, targets[known]) for m, f in metrics.items()}
-            if name == self.main:
-                results.targets = targets
             for metric, value in results.metrics[name].items():
                 label = metric if name == self.main else f"{name}/{metric}"
                 self.log(f"{stage}/{label}", value, prog_bar=label == "top1")

@@ -23,7 +23,7 @@ SCORES = {
 def results(**changes) -> Results:
     found = Results(
         ids=["v0", "v1", "v2"],
-        targets=torch.tensor([0, 1, -1]),
+        targets=dict.fromkeys(SCORES, torch.tensor([0, 1, -1])),
         scores=SCORES,
         metrics={
             "scores": {"top1": 0.875, "mean_class_accuracy": 0.5},
@@ -135,26 +135,25 @@ def test_predictions_of_several_heads_stand_side_by_side():
     scores = {"rgb_verb": SCORES["scores"], "rgb_noun": torch.eye(3)}
     heads = {"rgb_verb": "verb", "rgb_noun": "noun"}
     classes = {"verb": ["put", "take"], "noun": ["cup", "pan", "lid"]}
-    found = table_of(report.predictions(results(scores=scores), classes, heads))
-    assert found[0][2:] == [
-        "rgb_verb/put",
-        "rgb_verb/take",
-        "rgb_noun/cup",
-        "rgb_noun/pan",
-        "rgb_noun/lid",
-    ]
-    assert found[1][2:] == ["0.75", "0.25", "1", "0", "0"]
+    targets = {"rgb_verb": torch.tensor([0, 1, -1]), "rgb_noun": torch.tensor([2, 0, 1])}
+    found = results(scores=scores, targets=targets)
+    found = table_of(report.predictions(found, classes, heads))
+    assert found[0][1:4] == ["rgb_verb/target", "rgb_verb/put", "rgb_verb/take"]
+    assert found[0][4:] == ["rgb_noun/target", "rgb_noun/cup", "rgb_noun/pan", "rgb_noun/lid"]
+    assert found[1] == ["v0", "0", "0.75", "0.25", "2", "1", "0", "0"]
 
 
 def test_predictions_of_soft_targets():
     soft = torch.tensor([[0.5, 0.5], [1.0, 0.0], [torch.nan, torch.nan]])
-    found = table_of(report.predictions(results(targets=soft), ["a", "b"], {"scores": "scores"}))
+    found = table_of(
+        report.predictions(results(targets={"scores": soft}), ["a", "b"], {"scores": "scores"})
+    )
     assert [row[1] for row in found[1:]] == ["0.5 0.5", "1 0", "nan nan"]
 
 
 def test_predictions_keep_six_digits():
     scores = {"scores": torch.tensor([[1 / 3, 2e-7]])}
-    found = results(ids=["v0"], targets=torch.tensor([0]), scores=scores)
+    found = results(ids=["v0"], targets={"scores": torch.tensor([0])}, scores=scores)
     (_, row) = table_of(report.predictions(found, ["a", "b"], {"scores": "scores"}))
     assert [float(v) for v in row[2:]] == pytest.approx([1 / 3, 2e-7], rel=1e-5)
 
@@ -162,7 +161,7 @@ def test_predictions_keep_six_digits():
 def test_nothing_read():
     empty = results(
         ids=[],
-        targets=torch.zeros(0, dtype=torch.int64),
+        targets={"scores": torch.zeros(0, dtype=torch.int64)},
         scores={"scores": torch.zeros(0, 0)},
         metrics={"scores": {}},
     )

@@ -282,7 +282,7 @@ def test_clips_without_a_label_count_neither_in_the_loss_nor_in_the_metrics(tmp_
     found = [evaluate(t, tmp_path, [b]) for t, b in zip(tasks, (some, few), strict=True)]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
     assert len(tasks[0].results.ids) == 5  # scored all the same
-    assert tasks[0].results.targets.tolist() == [0, -1, 2, -1, 1]
+    assert tasks[0].results.targets[SCORES].tolist() == [0, -1, 2, -1, 1]
 
 
 def test_no_label_at_all(tmp_path):
@@ -309,7 +309,7 @@ def test_metrics_of_every_output(tmp_path):
     results = task.results
     assert results.ids == [f"v{i}" for i in range(7)]
     for name, label in ((SCORES, "val/top1"), ("rgb", "val/rgb/top1"), ("flow", "val/flow/top1")):
-        right = results.scores[name].argmax(1) == results.targets
+        right = results.scores[name].argmax(1) == results.targets[name]
         assert found[label] == pytest.approx(right.double().mean().item())
         assert results.metrics[name] == {"top1": pytest.approx(found[label])}
 
