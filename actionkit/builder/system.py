@@ -108,7 +108,11 @@ def _check_optimizer(components: Components, settings: Optimizer, tree: Tree, bu
         return  # wrong values, said already
     if settings.use not in known:
         near = get_close_matches(settings.use, known, n=3)
-        cure = f"Did you mean {' or '.join(near)}?" if near else f"Known are {', '.join(known)}"
+        cure = (
+            f"Did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"Known are {', '.join(known)}"
+        )
         text = f"there is no optimizer '{settings.use}'. {cure}"
     elif not 0 <= (settings.schedule.warmup or 0) < 1:
         text = "is a share of the training: expected 0 or more and less than 1"
