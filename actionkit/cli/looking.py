@@ -58,12 +58,14 @@ def show(
         print(json.dumps({"parts": rows, "parameters": _total(found)}, indent=2))
         return
     view = Table(title=_summary(found), title_justify="left")
-    for column, justify in (("place", "left"), ("part", "left"), ("T x C x H x W", "left")):
-        view.add_column(column, justify=justify)  # type: ignore[arg-type]
-    view.add_column("parameters", justify="right")
+    view.add_column("place", overflow="fold")
+    view.add_column("part", overflow="fold")
+    view.add_column("T x C x H x W", no_wrap=True)
+    view.add_column("parameters", justify="right", no_wrap=True)
     for row in rows:
         count = row["parameters"]
-        view.add_row(row["place"], row["part"], _written(row["out"]), f"{count:,}" if count else "")
+        place = row["place"].removeprefix("model.")
+        view.add_row(place, row["part"], _written(row["out"]), f"{count:,}" if count else "")
     view.add_section()
     view.add_row("", "", "", f"{_total(found):,}", style="bold")
     Console().print(view)

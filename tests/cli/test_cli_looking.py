@@ -39,7 +39,7 @@ def test_list_shows_every_component_with_its_options():
 
 def test_show_prints_the_chain_with_shapes_and_parameters():
     table = invoke("show", "two_stream", "--no-data")
-    assert "model.streams.flow.aggregate.0" in table
+    assert "streams.flow.aggregate.0" in table
     shown = json.loads(invoke("show", "two_stream", "--no-data", "--json"))
     parts = {row["place"]: row for row in shown["parts"]}
     assert parts["data.rgb"]["out"][1] == 3
