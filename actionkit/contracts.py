@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -217,6 +217,9 @@ class Make(Generic[T_co]):
 
 
 # ---------------------------------------------------------------------------------------- data
+
+Classes = Sequence[str] | Mapping[str, Sequence[str]]
+"""Class names, or a map of them by head name where there are several heads."""
 
 Target = int | np.ndarray | dict[str, "int | np.ndarray"]
 Kind = Literal["rgb", "gray", "flow", "score", "pose", "audio"]

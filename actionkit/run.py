@@ -14,12 +14,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from actionkit import builder, registry
+from actionkit import builder
 from actionkit.builder import Blueprint
 from actionkit.data.module import DataModule
 from actionkit.errors import RunError
 from actionkit.evaluation import report
-from actionkit.tasks.recognition import Recognition, System
+from actionkit.tasks.recognition import Recognition
 from actionkit.training.bad_clips import BadClips
 from actionkit.training.run_folder import RunFolder, rank, write
 
@@ -42,14 +42,14 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
     Returns the run folder. Raises RecipeError, RunError.
     """
     console.quiet = rank() > 0
-    system, data = builder.build(found)
-    run = RunFolder.choose(system.recipe, folder)
-    task = _task(found, system)
+    task, data = builder.build(found)
+    record = task.system.recipe
+    run = RunFolder.choose(record, folder)
     best, last = checkpoints(run.checkpoints, found.plan.evaluation.metrics[0].use)
     steps = len(data.train_dataloader())
     trainer = _trainer(found, run, [best, last, BadClips()], log_every=min(LOG_EVERY, steps))
-    run.begin(system.recipe)
-    console.print(_heading(found, system, data, run), highlight=False, soft_wrap=True)
+    run.begin(record)
+    console.print(_heading(found, task, data, run), highlight=False, soft_wrap=True)
     for line in found.loaded:
         console.print(f"weights  {line}", highlight=False, soft_wrap=True)
     with closing(data):
@@ -64,9 +64,8 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
 def test(found: Blueprint, console: Console, folder: Path, checkpoint: Path, split: str) -> None:
     """Evaluates a checkpoint on a split, and tells the result. Raises RecipeError, RunError."""
     _verify(checkpoint)
-    system, data = builder.build(found)
+    task, data = builder.build(found)
     run = RunFolder(folder)
-    task = _task(found, system)
     trainer = _trainer(found, run, [BadClips()])
     data.prepare_data()
     data.trainer = trainer
@@ -101,12 +100,6 @@ def _verify(checkpoint: Path) -> None:
         raise RunError(f"{checkpoint} is no checkpoint of a run: it holds no state_dict")
 
 
-def _task(found: Blueprint, system: System) -> Recognition:
-    entry = found.plan.task.entry
-    assert entry is not None  # noqa: S101  the blueprint has no problems
-    return registry.load(entry)(system, **found.plan.task.options)
-
-
 def _trainer(
     found: Blueprint, run: RunFolder, callbacks: list[Any], *, log_every: int | None = None
 ) -> lightning.Trainer:
@@ -115,10 +108,7 @@ def _trainer(
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    made = []
-    for node in found.plan.logger if log_every else ():
-        assert node.entry is not None  # noqa: S101  the blueprint has no problems
-        made.append(registry.load(node.entry)(run.path, **node.options))
+    loggers = builder.build_loggers(found, run.path) if log_every else False
     settings = vars(found.plan.trainer)
     every = min(settings["check_val_every_n_epoch"], settings["max_epochs"])  # once at least
     try:
@@ -126,7 +116,7 @@ def _trainer(
             **{**settings, "check_val_every_n_epoch": every},
             default_root_dir=run.path,
             callbacks=[*callbacks, RichProgressBar(leave=False)],
-            logger=made or False,
+            logger=loggers,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,  # our own order is sharded by rank
@@ -136,10 +126,10 @@ def _trainer(
         raise RunError(f"trainer: {error}") from error
 
 
-def _heading(found: Blueprint, system: System, data: DataModule, run: RunFolder) -> str:
+def _heading(found: Blueprint, task: Recognition, data: DataModule, run: RunFolder) -> str:
     classes = next(iter(data.datasets.values())).classes
-    parameters = sum(p.numel() for p in system.network.parameters())
-    trained = sum(p.numel() for p in system.network.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in task.network.parameters())
+    trained = sum(p.numel() for p in task.network.parameters() if p.requires_grad)
     frozen = f", {trained / 1e6:.2f} M of them trained" if trained < parameters else ""
     return (
         f"[bold]{found.tree.values.get('name') or found.tree.name}[/]\n"

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 
 from actionkit import registry
 from actionkit.builder.components import BrokenError, Components
-from actionkit.builder.data import Stages, build_data, build_datasets, build_stages
+from actionkit.builder.data import Stages, build_datasets, build_stages
 from actionkit.builder.network import Built, build_network
 from actionkit.builder.system import build_system
 from actionkit.contracts import Dataset
 from actionkit.data.module import DataModule
 from actionkit.grammar import Plan
 from actionkit.recipe import Problem, RecipeError, Tree
-from actionkit.tasks.recognition import System
+from actionkit.tasks.recognition import Recognition
 from actionkit.validate import read
 
 UNKNOWN_CLASSES = ("a", "b")  # stand for a dataset's where there is none to ask
@@ -61,32 +62,46 @@ def blueprint(source: str | Path, overrides: Iterable[str] = (), *, data: bool =
     return found
 
 
-def build(found: Blueprint) -> tuple[System, DataModule]:
-    """The real thing: network with weights, data module. Raises RecipeError with all problems."""
+def build(found: Blueprint) -> tuple[Recognition, DataModule]:
+    """The real thing: task with its network and weights, data module.
+
+    Raises RecipeError with all problems.
+    """
     found.require()
-    plan, components = found.plan, Components()
-    whole = Blueprint(found.tree, plan, [], components, found.datasets)
+    plan = found.plan
+    whole = Blueprint(found.tree, plan, [], Components(), found.datasets)
     torch.manual_seed(plan.seed)  # initial weights are a function of the seed
+    with suppress(BrokenError):
+        task = _assemble(whole)
+    whole.problems += whole.components.problems
+    whole.require()
+    stages = whole.stages
+    assert stages is not None and stages.reader is not None  # noqa: S101, PT018  no problems
+    found.loaded = whole.components.loaded
+    data = DataModule(
+        found.datasets,
+        stages.reader,
+        stages.train,
+        stages.eval,
+        batch=plan.data.batch,
+        workers=plan.data.workers,
+        views_per_item=plan.evaluation.views_per_item,
+        seed=plan.seed,
+    )
+    return task, data
+
+
+def build_loggers(found: Blueprint, folder: Path) -> list[Logger]:
+    """The loggers of a run in this folder. Raises RecipeError."""
+    components = Components()
     try:
-        system, stages = _assemble(whole)
-        data = build_data(
-            components,
-            plan.data,
-            found.datasets,
-            stages,
-            views_per_item=plan.evaluation.views_per_item,
-            seed=plan.seed,
-        )
+        return [components.make(node, Logger, folder) for node in found.plan.logger]
     except BrokenError as error:
         raise RecipeError(components.problems) from error
-    if components.problems:
-        raise RecipeError(components.problems)
-    found.loaded = components.loaded
-    return system, data
 
 
-def _assemble(found: Blueprint) -> tuple[System, Stages]:
-    """Everything but the loaders, on torch's default device."""
+def _assemble(found: Blueprint) -> Recognition:
+    """Everything but the loaders, on torch's default device. Raises BrokenError."""
     components, plan = found.components, found.plan
     dataset = found.datasets.get("train")
     modalities = dataset.modalities if dataset else ("rgb",)
@@ -95,7 +110,7 @@ def _assemble(found: Blueprint) -> tuple[System, Stages]:
     found.built = build_network(components, plan.model, found.tree, stages, classes)
     system = build_system(components, plan, found.tree, found.built, stages, classes)
     system.recipe = record(found.tree)
-    return system, stages
+    return components.make(plan.task, Recognition, system)
 
 
 def record(tree: Tree) -> dict[str, Any]:

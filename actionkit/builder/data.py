@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from actionkit.builder.components import BrokenError, Components
 from actionkit.contracts import Dataset, Reader, Sampler, Shape, Transform
-from actionkit.data.module import DataModule, Stage
+from actionkit.data.module import Stage
 from actionkit.grammar import Data, Node, Pipeline
 
 SPLITS = ("train", "val", "test")
@@ -26,8 +27,9 @@ def build_datasets(components: Components, data: Data) -> dict[str, Dataset]:
 
 @dataclass
 class Stages:
-    """The pipelines, and the shapes behind them, None where training and evaluation disagree."""
+    """Reader and pipelines, and the shapes behind them, None where the two disagree."""
 
+    reader: Reader | None  # None: it is broken, and why has been said
     train: Stage
     eval: Stage
     shapes: dict[str, Shape]
@@ -35,35 +37,16 @@ class Stages:
 
 
 def build_stages(components: Components, data: Data, modalities: Sequence[str]) -> Stages:
-    """The pipelines `train` and `eval`; notes what is wrong with either, and goes on."""
+    """Reader and the pipelines `train` and `eval`; notes what is wrong with any, and goes on."""
+    reader = None
+    with suppress(BrokenError):
+        reader = components.make(data.reader, Reader)
     train, train_shapes, train_sure = _stage(components, data.train, modalities)
     evaluation, eval_shapes, eval_sure = _stage(components, data.eval, modalities)
     shapes = {m: _agreed(train_shapes[m], s) for m, s in eval_shapes.items() if m in train_shapes}
     if train_sure != eval_sure:  # the sound one knows better
         shapes = train_shapes if train_sure else eval_shapes
-    return Stages(train, evaluation, shapes, train_sure and eval_sure)
-
-
-def build_data(
-    components: Components,
-    data: Data,
-    datasets: dict[str, Dataset],
-    stages: Stages,
-    *,
-    views_per_item: int,
-    seed: int,
-) -> DataModule:
-    """The data module. Raises BrokenError, having noted why."""
-    return DataModule(
-        datasets,
-        components.make(data.reader, Reader),
-        stages.train,
-        stages.eval,
-        batch=data.batch,
-        workers=data.workers,
-        views_per_item=views_per_item,
-        seed=seed,
-    )
+    return Stages(reader, train, evaluation, shapes, train_sure and eval_sure)
 
 
 def _stage(

@@ -8,12 +8,10 @@ from difflib import get_close_matches
 
 from actionkit.builder.components import BrokenError, Components
 from actionkit.builder.data import Stages
-from actionkit.contracts import Aggregator, Backbone, Fusion, Head, Joint, Part, Shape
+from actionkit.contracts import Aggregator, Backbone, Classes, Fusion, Head, Joint, Part, Shape
 from actionkit.grammar import Model, Node, Stream
 from actionkit.network import SCORES, Chain, Network, freeze, output_name
 from actionkit.recipe import Problem, Tree, dotted
-
-Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 @dataclass

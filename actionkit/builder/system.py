@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 import timm.optim
@@ -10,15 +10,13 @@ import timm.optim
 from actionkit.builder.components import BrokenError, Components
 from actionkit.builder.data import Stages
 from actionkit.builder.network import Built
-from actionkit.contracts import Aggregator, Loss, Metric, Shape
+from actionkit.contracts import Aggregator, Classes, Loss, Metric, Shape
 from actionkit.evaluation.protocol import Protocol
 from actionkit.grammar import Evaluation, Node, Optimizer, Plan
 from actionkit.network import SCORES
 from actionkit.recipe import Key, Problem, Tree, dotted
 from actionkit.tasks.recognition import System
 from actionkit.training.optimizer import make_optimizer, parameter_groups
-
-Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 def build_system(

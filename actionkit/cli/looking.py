@@ -133,11 +133,6 @@ def _check_files(found: Blueprint, console: Console) -> None:
     """Opens every file of every split, and names those that cannot be read."""
     from actionkit.data.preflight import preflight
 
-    for line in preflight(found.datasets, _reader(found), console):
+    assert found.stages is not None and found.stages.reader is not None  # noqa: S101, PT018
+    for line in preflight(found.datasets, found.stages.reader, console):
         console.print(line, highlight=False, soft_wrap=True)
-
-
-def _reader(found: Blueprint) -> Any:
-    from actionkit.contracts import Reader
-
-    return found.components.make(found.plan.data.reader, Reader)

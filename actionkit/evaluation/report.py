@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 from torch import Tensor
 
+from actionkit.contracts import Classes
 from actionkit.evaluation.results import Results
 from actionkit.network import SCORES
-
-Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 def table(results: Results, title: str) -> Table:

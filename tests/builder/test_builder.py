@@ -38,8 +38,8 @@ def blueprint(folder, changes=None, overrides=()):
 def built(folder, changes=None, overrides=()):
     """(system, lines about weights) of the real thing."""
     found = builder.blueprint(write(folder, changed(TWO_STREAMS, changes or {})), overrides)
-    system, _ = builder.build(found)
-    return system, found.loaded
+    task, _ = builder.build(found)
+    return task.system, found.loaded
 
 
 def said(found):
@@ -333,3 +333,19 @@ def test_metrics_of_a_single_stream_are_those_of_the_network(tmp_path):
     assert list(system.metrics) == [SCORES]
     system, _ = built(tmp_path)
     assert list(system.metrics) == [SCORES, "one", "two"]
+
+
+@pytest.mark.parametrize(("slot", "use"), [("data.reader", "pyav"), ("task", "recognition")])
+def test_a_reader_or_task_that_cannot_be_imported_is_said_before_anything_runs(
+    tmp_path, monkeypatch, slot, use
+):
+    load = registry.load
+
+    def broken(entry):
+        if entry.name == use:
+            raise registry.BrokenComponentError(f"'{use}' could not be imported: why")
+        return load(entry)
+
+    monkeypatch.setattr(registry, "load", broken)
+    found = builder.blueprint(write(tmp_path, TWO_STREAMS), data=False)
+    assert said(found) == [f"{slot}: '{use}' could not be imported: why"]
