@@ -274,7 +274,7 @@ class VideoReadError(Exception):
 class Info(NamedTuple):
     """What a reader knows of a video before decoding it."""
 
-    frames: int
+    frames: int  # as many as an index may name
     fps: float  # the mean rate where it varies
     seconds: float
     height: int  # pixels
@@ -282,7 +282,13 @@ class Info(NamedTuple):
 
 
 class Reader(ABC):
-    """Decodes frames. Opens a file when it reads, keeps none open; one thread."""
+    """Decodes frames. Opens a file when it reads, keeps none open; one thread.
+
+    Index i is the i-th frame in the order of presentation. Where a file's frames are not evenly
+    spaced (one is more than half a frame off), it is the frame on the screen at i / fps seconds,
+    fps being the mean rate: indices evenly spaced are then evenly spaced in seconds. Frames are
+    upright, as the file's rotation says.
+    """
 
     @abstractmethod
     def probe(self, path: Path) -> Info:
@@ -345,6 +351,10 @@ class Bad(NamedTuple):
     origin: str
     reader: str
     reason: str
+
+    def __str__(self) -> str:
+        entry = f" [{self.origin}]" if self.origin not in ("", self.path) else ""
+        return f"{self.path} ({self.reader}): {self.reason}{entry}"
 
 
 class Sample(NamedTuple):

@@ -3,3 +3,17 @@
 
 class RunError(RuntimeError):
     """A run cannot go on; the message says why and what to do."""
+
+    exit_code = 1
+
+
+class TooManyBadClipsError(RunError):
+    """More clips cannot be read than the recipe's `data.max_bad` allows."""
+
+    exit_code = 4
+
+
+class NoRunError(RunError):
+    """What was given as a run, or as its checkpoint, is none."""
+
+    exit_code = 2

@@ -82,7 +82,7 @@ class Data:
     reader: Annotated[Node, Slot(("readers",), "one")] = written("pyav")
     batch: int = at_least(1, 16)  # clips per optimizer step, over all devices
     workers: int | Literal["auto"] = at_least(0, "auto")
-    max_bad: float = 0.01  # share of unreadable clips beyond which a run stops
+    max_bad: float = at_least(0, 0.01)  # share of unreadable clips beyond which a run stops
 
 
 @dataclass(kw_only=True)

@@ -21,6 +21,7 @@ from actionkit.interpolation import fill, parse
 
 Key = tuple[str | int, ...]
 COMMAND_LINE = "command line"
+SUFFIXES = (".yaml", ".yml")
 MAX_NODES = 10_000  # aliases can make a small text into a huge tree
 MAX_DEPTH = 100
 TAGS = {
@@ -108,29 +109,39 @@ def recipe_folders() -> dict[str, Path]:
     return folders
 
 
+def recipe_names(folder: Path) -> dict[str, Path]:
+    """The recipes in a folder and below, by name."""
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
 def locate(recipe: str) -> Path:
-    """The file of a recipe: a path if it ends in .yaml or holds a slash, else a registered name.
+    """The file of a recipe: by name (`lrcn`, `ucf101/lrcn`, `their-dist:name`) or by path.
 
     Raises RecipeError with near names.
     """
-    if recipe.endswith((".yaml", ".yml")) or "/" in recipe or os.sep in recipe:
+    owner, _, name = recipe.rpartition(":")
+    owners = [registry.normalise(owner)] if owner else []
+    named: dict[str, Path] = {}
+    for distribution, folder in recipe_folders().items():
+        if not owners or distribution in owners:
+            named = {**recipe_names(folder), **named}
+    if not recipe.endswith(SUFFIXES) and name in named:
+        return named[name]
+    near = get_close_matches(name, named, n=3)
+    if recipe.endswith(SUFFIXES) or "/" in recipe or os.sep in recipe:
         path = Path(recipe).expanduser()
         if path.is_file():
             return path
-        near = get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        cure = f"Did you mean {path.parent / near[0]}?" if near else "Look at the path"
+        beside = get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        near = [str(path.parent / beside[0])] if beside else near
         what = "this is a folder, not a file" if path.is_dir() else "there is no such file"
-        raise RecipeError([Problem("", recipe, f"{what}. {cure}")])
-    owner, _, name = recipe.rpartition(":")
-    owners = [registry.normalise(owner)] if owner else []
-    folders = {k: v for k, v in recipe_folders().items() if not owners or k in owners}
-    for folder in folders.values():
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    names = sorted(p.stem for folder in folders.values() for p in folder.glob("*.yaml"))
-    near = get_close_matches(name, names, n=3)
-    cure = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(names)}"
-    raise RecipeError([Problem("", recipe, f"no recipe goes by this name. {cure}")])
+        cure = "Look at the path"
+    else:
+        what = "no recipe goes by this name"
+        cure = f"There are: {', '.join(sorted(named))}"
+    cure = f"Did you mean {' or '.join(near)}?" if near else cure
+    raise RecipeError([Problem("", recipe, f"{what}. {cure}")])
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -146,8 +157,8 @@ def _read_with_parents(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
         if len(seen) == 3:
             chain = " -> ".join(p.name for p in seen)
             raise RecipeError([Problem("extends", place, f"more than two hops: {chain}")])
-        is_path = parent.endswith((".yaml", ".yml")) or "/" in parent
         try:
+            is_path = parent.endswith(SUFFIXES)
             seen.append(locate(str(seen[-1].parent / parent) if is_path else parent))
         except RecipeError as error:
             raise RecipeError([Problem("extends", place, error.problems[0].text)]) from error

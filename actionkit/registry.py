@@ -53,6 +53,8 @@ def entries() -> tuple[Entry, ...]:
     """All registered components, ours first, read once a process (`entries.cache_clear()`)."""
     found: dict[tuple[str, str, str], Entry] = {}
     for dist in importlib.metadata.distributions():
+        if not (dist.read_text("METADATA") or dist.read_text("PKG-INFO")):
+            continue  # what a removal has left over
         ours = [e for e in dist.entry_points if e.group.removeprefix("actionkit.") in GROUPS]
         for point in (e for e in ours if e.group.startswith("actionkit.")):
             owner = normalise(dist.metadata["Name"])

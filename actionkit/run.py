@@ -1,26 +1,29 @@
-"""A recipe run from end to end: fit and test, in a run folder."""
+"""A recipe run from end to end: fit, validate and test, in a run folder."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from actionkit import builder
 from actionkit.builder import Blueprint
+from actionkit.contracts import Classes
 from actionkit.data.module import DataModule
+from actionkit.data.preflight import preflight
 from actionkit.errors import RunError
 from actionkit.evaluation import report
 from actionkit.tasks.recognition import Recognition
 from actionkit.training.bad_clips import BadClips
+from actionkit.training.checkpoints import AtomicCheckpointIO, checkpoints, read
 from actionkit.training.run_folder import RunFolder, rank, write
 
 QUIET = (
@@ -36,18 +39,30 @@ QUIET = (
 LOG_EVERY = 10  # steps
 
 
-def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
+def fit(
+    found: Blueprint, console: Console, folder: Path | None = None, *, look: bool = True
+) -> Path:
     """Trains, evaluates the best checkpoint on the validation split, and tells the result.
 
-    Returns the run folder. Raises RecipeError, RunError.
+    With `look` every file is opened first. Returns the run folder. Raises RecipeError, RunError.
     """
     console.quiet = rank() > 0
-    task, data = builder.build(found)
-    record = task.system.recipe
+    record = builder.record(found.tree)
     run = RunFolder.choose(record, folder)
+    run.prepare()
+    bad = _bad_clips(found, run)
+    if look and rank() == 0:
+        _look(found, console, bad)
+    task, data = builder.build(found)
     best, last = checkpoints(run.checkpoints, found.plan.evaluation.metrics[0].use)
     steps = len(data.train_dataloader())
-    trainer = _trainer(found, run, [best, last, BadClips()], log_every=min(LOG_EVERY, steps))
+    trainer = make_trainer(
+        found,
+        [best, last, bad],
+        logger=builder.build_loggers(found, run.path),
+        log_every_n_steps=min(LOG_EVERY, steps),
+        default_root_dir=run.path,
+    )
     run.begin(record)
     console.print(_heading(found, task, data, run), highlight=False, soft_wrap=True)
     for line in found.loaded:
@@ -61,69 +76,90 @@ def fit(found: Blueprint, console: Console, folder: Path | None = None) -> Path:
     return run.path
 
 
-def test(found: Blueprint, console: Console, folder: Path, checkpoint: Path, split: str) -> None:
+def evaluate(
+    found: Blueprint, console: Console, folder: Path, checkpoint: Path, command: str, split: str
+) -> None:
     """Evaluates a checkpoint on a split, and tells the result. Raises RecipeError, RunError."""
-    _verify(checkpoint)
-    task, data = builder.build(found)
     run = RunFolder(folder)
-    trainer = _trainer(found, run, [BadClips()])
+    content = read(checkpoint)
+    task, data = builder.build(found)
+    restore(task, content, checkpoint)
+    trainer = make_trainer(found, [_bad_clips(found, run, tested=split)], default_root_dir=run.path)
     data.prepare_data()
     data.trainer = trainer
-    loader = data.eval_dataloader(split)
     with closing(data):
-        trainer.test(task, loader, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    _tell(found, task, run, console, "test", split, checkpoint)
+        trainer.test(task, data.eval_dataloader(split), verbose=False)
+    _tell(found, task, run, console, command, split, checkpoint)
 
 
-def checkpoints(folder: Path, metric: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """Writers of `best.ckpt`, by a metric of the validation split, and of `last.ckpt`.
-
-    Lightning's own `save_last` only writes where the best changes.
-    """
-    best = ModelCheckpoint(
-        folder, "best", monitor=f"val/{metric}", mode="max", enable_version_counter=False
-    )
-    last = ModelCheckpoint(
-        folder, "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return best, last
-
-
-def _verify(checkpoint: Path) -> None:
-    """Raises RunError for a file that is no checkpoint, or holds more than plain data."""
+def restore(task: Recognition, content: dict[str, Any], file: Path) -> None:
+    """Puts a checkpoint's weights into a task. Raises RunError where they do not fit."""
+    classes = content.get("classes", task.system.classes)
+    if classes != task.system.classes:
+        raise RunError(
+            f"{file} was trained on {_count(classes)}, but the data set has "
+            f"{_count(task.system.classes)}; evaluate on a data set of the same classes"
+        )
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"{checkpoint} cannot be loaded with weights_only=True: {reason}") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise RunError(f"{checkpoint} is no checkpoint of a run: it holds no state_dict")
+        task.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise RunError(f"{file} does not fit the recipe: {error}") from error
 
 
-def _trainer(
-    found: Blueprint, run: RunFolder, callbacks: list[Any], *, log_every: int | None = None
+def make_trainer(
+    found: Blueprint,
+    callbacks: Sequence[Callback] = (),
+    *,
+    progress: bool = True,
+    **changes: Any,
 ) -> lightning.Trainer:
-    """Lightning's trainer; it logs every so many steps, or not at all. Raises RunError."""
+    """Lightning's trainer as the recipe says, but for `changes`. Raises RunError."""
     for pattern in QUIET:
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    loggers = builder.build_loggers(found, run.path) if log_every else False
     settings = vars(found.plan.trainer)
-    every = min(settings["check_val_every_n_epoch"], settings["max_epochs"])  # once at least
+    settings = {
+        **settings,
+        # once at least
+        "check_val_every_n_epoch": min(settings["check_val_every_n_epoch"], settings["max_epochs"]),
+        "logger": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
+        "enable_progress_bar": progress,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # our own order is sharded by rank
+        **changes,
+    }
+    bars = [RichProgressBar(leave=False)] if progress else []
     try:
         return lightning.Trainer(
-            **{**settings, "check_val_every_n_epoch": every},
-            default_root_dir=run.path,
-            callbacks=[*callbacks, RichProgressBar(leave=False)],
-            logger=loggers,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,  # our own order is sharded by rank
-            log_every_n_steps=log_every,
+            **settings, callbacks=[*callbacks, *bars], plugins=[AtomicCheckpointIO()]
         )
     except (MisconfigurationException, ValueError) as error:  # no such device, for one
         raise RunError(f"trainer: {error}") from error
+
+
+def _bad_clips(found: Blueprint, run: RunFolder, tested: str = "test") -> BadClips:
+    clips = {split: len(dataset) for split, dataset in found.datasets.items()}
+    max_bad = found.plan.data.max_bad
+    return BadClips(run.path / "bad_clips.jsonl", clips, max_bad=max_bad, tested=tested)
+
+
+def _look(found: Blueprint, console: Console, bad: BadClips) -> None:
+    """Opens every file to train and validate on."""
+    assert found.stages is not None and found.stages.reader is not None  # noqa: S101, PT018
+    wanted = {split: found.datasets[split] for split in ("train", "val")}
+    for look in preflight(wanted, found.stages.reader, console):
+        bad.add(look.split, look.bad, print, "unreadable")
+
+
+def _count(classes: Classes) -> str:
+    """How many classes, in words that tell two sets of them apart."""
+    if isinstance(classes, Mapping):
+        return ", ".join(f"{len(names)} of '{head}'" for head, names in classes.items())
+    shown = ", ".join(list(classes)[:3])
+    return f"{len(classes)} classes ({shown}{' ...' if len(classes) > 3 else ''})"
 
 
 def _heading(found: Blueprint, task: Recognition, data: DataModule, run: RunFolder) -> str:

@@ -59,12 +59,17 @@ def _parameter(option: ast.arg, default: ast.expr | None) -> Parameter:
 
 def summary(entry: Entry) -> str:
     """First line of a component's docstring, read without importing it; empty if there is none."""
-    module, _, name = entry.target.partition(":")
     try:
-        doc = ast.get_docstring(_classes(module)[name])
+        return source(entry)[2].partition("\n")[0]
     except UNREADABLE:
         return ""
-    return doc.split("\n")[0] if doc else ""
+
+
+def source(entry: Entry) -> tuple[str, int, str]:
+    """File, line and docstring of a component whose options can be read."""
+    module, _, name = entry.target.partition(":")
+    node = _classes(module)[name]
+    return str(_spec(module).origin), node.lineno, ast.get_docstring(node) or ""
 
 
 def _constructor(module: str, name: str) -> ast.arguments:
@@ -84,7 +89,7 @@ def _constructor(module: str, name: str) -> ast.arguments:
 
 
 def _classes(module: str) -> dict[str, ast.ClassDef]:
-    return {n.name: n for n in ast.parse(_source(module)).body if isinstance(n, ast.ClassDef)}
+    return {n.name: n for n in ast.parse(_text(module)).body if isinstance(n, ast.ClassDef)}
 
 
 def package_folder(module: str) -> Path | None:
@@ -97,11 +102,11 @@ def package_folder(module: str) -> Path | None:
 
 
 @functools.cache
-def _source(module: str) -> str:
-    source = getattr(_spec(module).loader, "get_source", lambda _: None)(module)
-    if source is None:
+def _text(module: str) -> str:
+    text = getattr(_spec(module).loader, "get_source", lambda _: None)(module)
+    if text is None:
         raise LookupError(f"{module} has no Python source")
-    return source
+    return text
 
 
 def _spec(module: str) -> ModuleSpec:

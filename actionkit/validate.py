@@ -28,13 +28,17 @@ T = TypeVar("T")
 _NOTHING = object()
 
 
-def read(source: str | Path, overrides: Iterable[str] = ()) -> tuple[Tree, Plan, list[Problem]]:
-    """A recipe by path or name, and what is wrong with its text.
+def read(
+    source: str | Path, overrides: Iterable[str] = (), *, without: str = ""
+) -> tuple[Tree, Plan, list[Problem]]:
+    """A recipe by path or name, and what is wrong with its text, but for the place `without`.
 
     Raises RecipeError at once where everything wrong is a matter of YAML and names.
     """
     tree = recipe.load(source, overrides)
     plan, problems = validate(tree)
+    if without:
+        problems = [p for p in problems if not f"{p.key}.".startswith(f"{without}.")]
     if problems and all(problem.static for problem in problems):
         raise RecipeError(problems)
     return tree, plan, problems

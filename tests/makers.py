@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import av
 import lightning.pytorch as lightning
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from actionkit.heads.linear import Linear
 from actionkit.losses.cross_entropy import CrossEntropy
 from actionkit.network import SCORES, Chain, Network
 from actionkit.tasks.recognition import System
+from actionkit.testing import zoo
 
 CLASSES = ["left", "right", "still"]
 
@@ -64,23 +65,38 @@ def good_files(folder: Path, count: int, frames: int = 14) -> list[Path]:
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
-    """Files that are no readable video, by what is wrong with them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        name: folder / f"{name}.mp4" for name in ("missing", "empty", "truncated", "audio", "text")
-    }
-    files["empty"].touch()
-    files["text"].write_text("This is no video.\n" * 50)
-    whole = write_video(folder / "whole.mp4", moving_frames(30, 32, 40))
-    files["truncated"].write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    whole.unlink()
-    with av.open(str(files["audio"]), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
-        sound.sample_rate = 16000
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode())
-    return files
+    """Files of the zoo that nobody can open, by what is wrong with them."""
+    files = zoo.bad(folder)
+    return {name: files[name] for name in ("missing", "empty", "no_moov", "audio", "text")}
+
+
+class ZooFolder(NamedTuple):
+    """File names in the class folders of every split."""
+
+    good: list[str]
+    odd: list[str]
+    bad: list[str]
+
+
+def zoo_folder(root: Path) -> ZooFolder:
+    """A folder of videos, root/{train,val}/{blue,red}/*, with all of the zoo among the good clips.
+
+    The good ones tell their class by their colour. What is missing is a link to nowhere; a folder
+    named like a video is no entry, so it is not among `bad`.
+    """
+    for split in ("train", "val"):
+        red, blue = root / split / "red", root / split / "blue"
+        bad, odd = zoo.bad(red), zoo.odd(blue)
+        bad["missing"].symlink_to(root / split / "nowhere.mp4")
+        for i, folder in itertools.product(range(6), (red, blue)):
+            frames = moving_frames(14, 32, 40, seed=i)
+            frames[..., 2 if folder is red else 0] //= 8
+            write_video(folder / f"good{i}.mp4", frames)
+    return ZooFolder(
+        [f"good{i}.mp4" for i in range(6)] * 2,
+        [animal.path.name for animal in odd.values()],
+        [path.name for name, path in bad.items() if name != "directory"],
+    )
 
 
 def clip(

@@ -45,7 +45,7 @@ def test_parts_know_only_the_contracts_and_their_own_folder(path):
 
 # A room may import those to its right and below, never one that stands before it.
 ORDER = (
-    "cli", "run", "testing", "builder", "tasks", "training", "evaluation", "data", "network",
+    "cli", "doctor", "prediction", "run", "testing", "builder", "tasks", "training", "evaluation", "data", "network",
     "validate", "grammar", "recipe", "values", "schema", "registry", "contracts", "errors",
 )  # fmt: skip
 
@@ -54,8 +54,7 @@ ORDER = (
 def test_imports_point_one_way(path):
     here = room(path)
     if here == "__init__":
-        assert imports(path) == set()
-        return
+        return  # the front door opens all rooms, but only when asked (the test about torch below)
     rank = ORDER.index(here) if here in ORDER else ORDER.index("network")
     for module in imports(path):
         other = module.split(".")[1] if "." in module else "__init__"

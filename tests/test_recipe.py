@@ -21,6 +21,7 @@ def test_a_recipe_is_a_path_or_a_name():
     assert ours.name == "two_stream"
     assert ours.values["name"] == "two_stream"
     assert load("actionkit:two_stream").values == ours.values
+    assert load("ucf101/two_stream").place(("name",)).rpartition(":")[0].endswith("ucf101/two_stream.yaml")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def test_a_recipe_is_a_path_or_a_name():
         ("{folder}/", "this is a folder, not a file."),
         ("two_strem", "no recipe goes by this name. Did you mean two_stream"),
         ("nobody:two_stream", "no recipe goes by this name."),
+        ("ucf101/lrc", "Did you mean ucf101/lrcn?"),
     ],
 )
 def test_recipes_that_are_not_there(tmp_path, asked, words):

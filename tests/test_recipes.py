@@ -1,17 +1,31 @@
 """Every recipe that we ship is right, and takes one training step on small data."""
 
 import json
+import re
+import shlex
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
+from videos import moving_frames, write_video
 
 from actionkit import builder, recipe
+from actionkit.aggregators.recurrent import LSTM
 from actionkit.cli import app
+from actionkit.contracts import Clip, Shape
 
 FOLDER = recipe.recipe_folders()["actionkit"]
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
-SMALL_PROBES = ["data.dataset.train_scenes=1", "data.dataset.val_scenes=1"]
 ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
+SMALL = {  # wherever a recipe writes such a key
+    ("backbone", "arch"): "test_resnet",
+    ("backbone", "pretrained"): "false",
+    ("per_sample", "size"): 64,
+    ("aggregate", "width"): 64,
+    ("data", "batch"): 4,
+}
+CLASSES = ("Archery", "Biking", "Diving")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,13 +35,119 @@ def cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def ucf101(tmp_path_factory):
+    """A toy UCF101 as it is unpacked: three classes, a group to train and one to test in each."""
+    root = tmp_path_factory.mktemp("ucf101")
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir()
+    numbered = [f"{number} {name}\n" for number, name in enumerate(CLASSES, 1)]
+    (lists / "classInd.txt").write_text("".join(numbered))
+    train, test = [], []
+    for number, name in enumerate(CLASSES, 1):
+        for group, frames in ((1, 28), (8, 12), (9, 30)):
+            file = f"{name}/v_{name}_g{group:02}_c01.avi"
+            write_video(root / file, moving_frames(frames, seed=number + group), codec="mpeg4")
+            if group == 1:
+                test.append(f"{file}\n")
+            else:
+                train.append(f"{file} {number}\n")
+    for split in (1, 2, 3):
+        (lists / f"trainlist0{split}.txt").write_text("".join(train))
+        (lists / f"testlist0{split}.txt").write_text("".join(test))
+    return root
+
+
+def small(path, ucf101):
+    """Overrides, each of something that the recipe itself says, for a run of seconds."""
+    tree = recipe.load(path)
+    named = [
+        f"{recipe.dotted(key)}={value}"
+        for key, _ in recipe.leaves(tree.values)
+        for (part, last), value in SMALL.items()
+        if key[-1] == last and part in key and key in tree.origins
+    ]
+    if tree.values["data"]["dataset"]["use"] == "ucf101":
+        return [*named, f"data.dataset.root={ucf101}"]
+    return [*named, "data.dataset.train_scenes=1", "data.dataset.val_scenes=1"]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
-def test_a_recipe_is_right_and_takes_a_step(path, tmp_path):
-    assert builder.blueprint(path).problems == []
+def test_a_recipe_is_right_and_takes_a_step(path, tmp_path, ucf101):
+    overrides = small(path, ucf101)
+    data = [o for o in overrides if o.startswith("data.dataset.")]
+    assert builder.blueprint(path, data).problems == []
     assert path.read_text().startswith("# ")  # what `actionkit list` shows of it
-    small = [*SMALL_PROBES, *ONE_STEP, "data.batch=4", "data.workers=0", "trainer.accelerator=cpu"]
-    arguments = ["fit", str(path), *small, "--run", str(tmp_path / "run")]
+    here = ["data.workers=0", "trainer.accelerator=cpu", "trainer.check_val_every_n_epoch=1"]
+    arguments = ["fit", str(path), *overrides, *ONE_STEP, *here, "--run", str(tmp_path / "run")]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "run" / "results.json").read_text())["fit"]
     assert 0 <= results["metrics"]["top1"] <= 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
+def test_what_a_recipe_says_to_type_is_right(path, ucf101):
+    """Commands in its comments: indented lines of `actionkit fit recipes/...`."""
+    text = re.sub(r"\\\n#\s*", "", path.read_text())
+    lines = re.findall(r"^#  +actionkit fit (.*)$", text, re.MULTILINE)
+    assert len(lines) == text.count("actionkit fit")
+    for line in lines:
+        name, *overrides = shlex.split(line)
+        assert FOLDER / name.removeprefix("recipes/") == path
+        root = [] if "ucf101" not in name else [f"data.dataset.root={ucf101}"]
+        assert builder.blueprint(path, [*overrides, *root]).problems == [], line
+
+
+def test_a_data_set_that_is_not_there_is_told_with_its_key():
+    path = FOLDER / "ucf101" / "lrcn.yaml"
+    (problem,) = builder.blueprint(path, ["data.dataset.root=nowhere"]).problems
+    assert problem.key == "data.dataset"
+    assert re.search("^'ucf101' .*nowhere.*root", problem.text)
+
+
+def rows(name, ucf101, *overrides):
+    found = builder.blueprint(FOLDER / name, [f"data.dataset.root={ucf101}", *overrides])
+    assert found.problems == []
+    return found, {row.key: row for row in found.components.rows}
+
+
+def test_lrcn_has_the_published_sizes(ucf101):
+    found, parts = rows("ucf101/lrcn.yaml", ucf101)
+    for stream, hidden in (("rgb", 256), ("flow", 1024)):
+        key = f"model.streams.{stream}"
+        assert parts[f"{key}.aggregate.1"].out == Shape(16, 4096, 1, 1)
+        one_bias = 4 * hidden * (4096 + hidden + 1)
+        assert parts[f"{key}.aggregate.2"].parameters == one_bias + 4 * hidden  # torch has two
+        (head,) = (row for row in parts.values() if row.key.startswith(f"{key}.head"))
+        assert head.out == Shape(16, len(CLASSES), 1, 1)
+        assert head.parameters == (hidden + 1) * len(CLASSES)
+    assert parts["model.streams.flow.before"].out == Shape(16, 3, 224, 224)
+    assert found.built.network.fusion.weights == pytest.approx({"rgb": 1 / 3, "flow": 2 / 3})
+    assert sorted(found.components.rate_factors.values()) == [10, 10]
+    with torch.device("meta"):
+        lstm = LSTM(Shape(16, 4096, 1, 1), hidden=256)
+    assert sum(p.numel() for p in lstm.parameters()) - 4 * 256 == 4_457_472
+
+
+def test_two_stream_sees_one_place_in_training_and_25_in_evaluation(ucf101):
+    found, parts = rows("ucf101/two_stream.yaml", ucf101)
+    for stage, views in ((found.stages.train, 1), (found.stages.eval, 25)):
+        assert (stage.sampler.views, stage.sampler.steps) == (views, 11)
+    assert found.stages.shapes == {"rgb": Shape(1, 3, 224, 224), "flow": Shape(1, 20, 224, 224)}
+    assert parts["model.streams.flow.backbone"].out == Shape(1, 512, 7, 7)
+    assert found.built.network.fusion.of == "probabilities"
+
+
+@pytest.mark.parametrize(("name", "side"), [("lrcn", 224), ("two_stream", 210)])
+def test_the_box_in_a_frame_of_ucf101_is_as_large_as_the_recipe_says(name, side, ucf101):
+    found, _ = rows(f"ucf101/{name}.yaml", ucf101)
+    rows_and_columns = torch.from_numpy(np.indices((240, 320), np.float32))
+    front = torch.ones(1, 1, 1)
+    clip = Clip(rows_and_columns[None, None, None], front.bool(), front, "rgb")
+    for stage in (found.stages.train, found.stages.eval):
+        crop = stage.per_sample[0]
+        for rng in (None, *map(np.random.default_rng, range(20))):
+            seen = crop.apply({"rgb": clip}, [crop.draw(rng)])["rgb"].x
+            assert seen.shape[-2:] == (224, 224)
+            assert (seen.amax((-1, -2)) - seen.amin((-1, -2)) == side - 1).all()

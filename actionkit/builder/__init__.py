@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -46,14 +46,25 @@ class Blueprint:
             raise RecipeError(self.problems)
 
 
-def blueprint(source: str | Path, overrides: Iterable[str] = (), *, data: bool = True) -> Blueprint:
+def blueprint(
+    source: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    data: bool = True,
+    datasets: Mapping[str, Dataset] | None = None,
+    trained: bool = False,
+) -> Blueprint:
     """Builds a recipe on the meta device: no weights, no clip, no GPU; problems are collected.
 
-    Without `data` the dataset is not asked either, and has two unknown classes.
+    Without `data` the dataset is not asked either, and has two unknown classes. Given `datasets`
+    stand in the place of the recipe's own. Where a checkpoint follows (`trained`), the weights to
+    start from are neither looked for nor loaded.
     """
-    tree, plan, problems = read(source, overrides)
-    found = Blueprint(tree, plan, problems, Components())
-    if data:
+    own = datasets is None
+    tree, plan, problems = read(source, overrides, without="" if own else "data.dataset")
+    components = Components(trained=trained)
+    found = Blueprint(tree, plan, problems, components, dict(datasets or {}))
+    if data and own:
         with suppress(BrokenError):  # the network can be looked at without
             found.datasets = build_datasets(found.components, plan.data)
     with torch.device("meta"), suppress(BrokenError):
@@ -69,7 +80,8 @@ def build(found: Blueprint) -> tuple[Recognition, DataModule]:
     """
     found.require()
     plan = found.plan
-    whole = Blueprint(found.tree, plan, [], Components(), found.datasets)
+    components = Components(trained=found.components.trained)
+    whole = Blueprint(found.tree, plan, [], components, found.datasets)
     torch.manual_seed(plan.seed)  # initial weights are a function of the seed
     with suppress(BrokenError):
         task = _assemble(whole)
@@ -103,12 +115,12 @@ def build_loggers(found: Blueprint, folder: Path) -> list[Logger]:
 def _assemble(found: Blueprint) -> Recognition:
     """Everything but the loaders, on torch's default device. Raises BrokenError."""
     components, plan = found.components, found.plan
-    dataset = found.datasets.get("train")
-    modalities = dataset.modalities if dataset else ("rgb",)
-    classes = dataset.classes if dataset else UNKNOWN_CLASSES
+    dataset = next(iter(found.datasets.values()), None)
+    modalities = ("rgb",) if dataset is None else dataset.modalities
+    classes = UNKNOWN_CLASSES if dataset is None else dataset.classes
     stages = found.stages = build_stages(components, plan.data, modalities)
     found.built = build_network(components, plan.model, found.tree, stages, classes)
-    system = build_system(components, plan, found.tree, found.built, stages, classes)
+    system = build_system(components, plan, found.tree, found.built, stages, classes, modalities)
     system.recipe = record(found.tree)
     return components.make(plan.task, Recognition, system)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from actionkit import registry
+from actionkit import registry, schema
 from actionkit.contracts import Backbone, Make, Part, Shape
 from actionkit.grammar import Node
 from actionkit.network import Parts, load_weights
@@ -30,9 +30,14 @@ class Row(NamedTuple):
 
 
 class Components:
-    """Makes components; problems, and what was made, are noted on the way."""
+    """Makes components; problems, and what was made, are noted on the way.
 
-    def __init__(self) -> None:
+    Where a checkpoint follows (`trained`), nothing is loaded that it would replace: neither
+    `weights`, nor what an option named `pretrained` asks for.
+    """
+
+    def __init__(self, *, trained: bool = False) -> None:
+        self.trained = trained
         self.problems: list[Problem] = []
         self.rows: list[Row] = []
         self.rate_factors: dict[nn.Module, float] = {}
@@ -53,6 +58,8 @@ class Components:
             if not (isinstance(component, type) and issubclass(component, kind)):
                 raise ValueError(f"is no {kind.__name__}, which is wanted here")
             options = {name: self._option(value) for name, value in node.options.items()}
+            if self.trained and "pretrained" in schema.parameters(node.entry):
+                options["pretrained"] = False
             return component(*supplied, **options)
         except registry.BrokenComponentError as error:
             self.note(node, str(error))
@@ -93,7 +100,7 @@ class Components:
         self.rows.append(Row(node.key, node.use, part.out, parameters))
         if (factor := node.reserved.get("lr")) is not None:
             self.rate_factors[part] = factor
-        if weights := node.reserved.get("weights"):
+        if (weights := node.reserved.get("weights")) and not self.trained:
             self._load(node, part, str(weights))
         if stages := node.reserved.get("freeze"):
             self._freeze(node, part, stages)

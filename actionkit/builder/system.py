@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 import timm.optim
@@ -26,6 +26,7 @@ def build_system(
     built: Built,
     stages: Stages,
     classes: Classes,
+    modalities: Sequence[str],
 ) -> System:
     """All that a task needs. Raises BrokenError, having noted everything that is wrong."""
     before = len(components.problems)
@@ -47,6 +48,8 @@ def build_system(
         optimizer=plan.optimizer,
         rate_factors=components.rate_factors,
         seed=plan.seed,
+        classes=classes,
+        modalities=modalities,
     )
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
 import typer
 
 from actionkit import __version__
-from actionkit.cli import listing, looking, training
+from actionkit.cli import doctor, info, listing, looking, predicting, training
 
 app = typer.Typer(
     name="actionkit",
     help="Video action recognition: components as plugins, composed by YAML recipes.\n\n"
     "A recipe is a file (recipes/two_stream.yaml) or a name (two_stream). Any value of it can be "
     "changed behind it: actionkit fit two_stream trainer.max_epochs=3 data.batch=8",
-    epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 4 too many "
+    "unreadable clips, 130 interrupted.",
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=False,
@@ -37,10 +39,14 @@ def options(
 
 
 app.command()(training.fit)
-app.command("test")(training.evaluate)
+app.command()(training.validate)
+app.command()(training.test)
+app.command()(predicting.predict)
 app.command()(looking.check)
 app.command()(looking.show)
 app.command("list")(listing.list_components)
+app.command()(info.info)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
@@ -48,6 +54,9 @@ def main() -> None:
     from actionkit.errors import RunError
     from actionkit.recipe import RecipeError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
         app()
     except RecipeError as error:
@@ -57,7 +66,7 @@ def main() -> None:
         sys.exit(2)
     except RunError as error:
         print(str(error), file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning answers Ctrl+C by an exit with 1
         if not isinstance(error.__context__ or error, KeyboardInterrupt):

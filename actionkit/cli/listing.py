@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actionkit import registry, schema
+from actionkit.cli import describing
 from actionkit.cli.arguments import Json
 
 
@@ -19,15 +20,13 @@ def list_components(
     json_: Json = False,
 ) -> None:
     """Lists components and recipes: name, where from, options, what it does. Imports none."""
-    if group is not None and group not in registry.GROUPS:
-        near = get_close_matches(group, registry.GROUPS, n=1)
-        cure = f"Did you mean {near[0]}?" if near else f"There are {', '.join(registry.GROUPS)}."
-        raise typer.BadParameter(f"no group '{group}'. {cure}", param_hint="GROUP")
+    if group is not None:
+        require_group(group)
     rows = [
         _row(e) for e in registry.entries() if group in (None, e.group) and e.group != "recipes"
     ]
     if group in (None, "recipes"):
-        rows += _recipes()
+        rows += map(_recipe_row, describing.recipes())
     if json_:
         print(json.dumps(rows, indent=2))
         return
@@ -36,6 +35,14 @@ def list_components(
         inside = [row for row in rows if row["group"] == name]
         if inside:
             console.print(_table(name, inside))
+
+
+def require_group(group: str) -> None:
+    """Raises BadParameter, with near names, for what is no group."""
+    if group not in registry.GROUPS:
+        near = get_close_matches(group, registry.GROUPS, n=1)
+        cure = f"Did you mean {near[0]}?" if near else f"There are {', '.join(registry.GROUPS)}."
+        raise typer.BadParameter(f"no group '{group}'. {cure}", param_hint="GROUP")
 
 
 def _row(entry: registry.Entry) -> dict[str, str]:
@@ -57,26 +64,15 @@ def _row(entry: registry.Entry) -> dict[str, str]:
     }
 
 
-def _recipes() -> list[dict[str, str]]:
-    from actionkit.recipe import recipe_folders
-
-    return [
-        {
-            "group": "recipes",
-            "name": path.stem,
-            "distribution": owner,
-            "version": "",
-            "options": "",
-            "summary": _first_comment(path.read_text(encoding="utf-8")),
-        }
-        for owner, folder in recipe_folders().items()
-        for path in sorted(folder.glob("*.yaml"))
-    ]
-
-
-def _first_comment(text: str) -> str:
-    first = text.partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+def _recipe_row(recipe: dict[str, str]) -> dict[str, str]:
+    return {
+        "group": "recipes",
+        "name": recipe["name"],
+        "distribution": recipe["distribution"],
+        "version": "",
+        "options": "",
+        "summary": recipe["doc"].partition("\n")[0],
+    }
 
 
 def _table(group: str, rows: list[dict[str, str]]) -> Table:

@@ -23,7 +23,8 @@ NoData = Annotated[
 def check(recipe: Recipe, overrides: Overrides = None, no_data: NoData = False) -> None:
     """Checks a recipe: all mistakes at once, each with its place and a cure; then every file.
 
-    Nothing is trained and no weights are loaded. Exit code 2 if anything is wrong with the recipe.
+    Nothing is trained and no weights are loaded. Exit code 2 if anything is wrong with the recipe,
+    4 if more files cannot be read than data.max_bad allows.
     """
     found = checked(recipe, overrides, data=not no_data)
     console = Console()
@@ -130,9 +131,24 @@ def _show_origins(tree: Any, as_json: bool) -> None:
 
 
 def _check_files(found: Blueprint, console: Console) -> None:
-    """Opens every file of every split, and names those that cannot be read."""
+    """Opens every file of every split, and names those that cannot be read.
+
+    Raises TooManyBadClipsError where they are more than data.max_bad allows.
+    """
     from actionkit.data.preflight import preflight
+    from actionkit.errors import TooManyBadClipsError
 
     assert found.stages is not None and found.stages.reader is not None  # noqa: S101, PT018
-    for line in preflight(found.datasets, found.stages.reader, console):
-        console.print(line, highlight=False, soft_wrap=True)
+    too_many = []
+    for look in preflight(found.datasets, found.stages.reader, console):
+        if not look.same_as:
+            for bad in look.bad:
+                console.print(f"  unreadable: {bad}", highlight=False, soft_wrap=True, markup=False)
+        console.print(str(look), highlight=False, soft_wrap=True)
+        if len(look.bad) > found.plan.data.max_bad * look.clips:
+            too_many.append(look.split)
+    if too_many:
+        raise TooManyBadClipsError(
+            f"more clips of {' and '.join(too_many)} cannot be read than data.max_bad allows (a "
+            f"share of {found.plan.data.max_bad:g}); repair them, take them out, or raise it"
+        )

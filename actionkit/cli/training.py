@@ -1,14 +1,16 @@
-"""`actionkit fit` and `actionkit test`."""
+"""`actionkit fit`, `validate` and `test`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from actionkit.cli.arguments import Overrides, Recipe, checked
+from actionkit.cli.arguments import Checkpoint, Overrides, Recipe, Run, checked
+
+Split = Literal["train", "val", "test"]
 
 
 def fit(
@@ -17,6 +19,9 @@ def fit(
     run: Annotated[
         Path | None, typer.Option(help="The run folder; default runs/NAME/TIME-HASH.")
     ] = None,
+    look: Annotated[
+        bool, typer.Option("--look/--no-look", help="Open every file before training starts.")
+    ] = True,
 ) -> None:
     """Trains a recipe and evaluates its best checkpoint.
 
@@ -25,29 +30,37 @@ def fit(
     found = checked(recipe, overrides)
     from actionkit import run as runs
 
-    runs.fit(found, Console(), run)
+    runs.fit(found, Console(), run, look=look)
 
 
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder that fit has made.")],
+def validate(run: Run, overrides: Overrides = None, checkpoint: Checkpoint = "best") -> None:
+    """Evaluates a trained run on the validation split, as fit does at its end.
+
+    actionkit validate runs/two_stream/20261121T065100Z-1a2b3c4d --checkpoint last
+    """
+    _evaluate(run, overrides, checkpoint, "validate", "val")
+
+
+def test(
+    run: Run,
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a file")] = "best",
+    split: Annotated[Split, typer.Option(help="The part of the data set.")] = "test",
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Evaluates a trained run on a split, with the recipe's own evaluation.
 
-    actionkit test runs/two_stream/20261121T065100Z-1a2b3c4d --split val
+    actionkit test runs/two_stream/20261121T065100Z-1a2b3c4d data.dataset.root=/data/other
     """
-    file = Path(checkpoint)
-    if checkpoint in ("best", "last"):
-        file = run / "checkpoints" / f"{checkpoint}.ckpt"
-    if not (run / "recipe.yaml").is_file():
-        raise typer.BadParameter(f"{run} is no run folder: it holds no recipe.yaml")
-    if not file.is_file():
-        raise typer.BadParameter(f"there is no checkpoint {file}", param_hint="--checkpoint")
-    if split not in ("train", "val", "test"):
-        raise typer.BadParameter("expected train, val or test", param_hint="--split")
-    found = checked(str(run / "recipe.yaml"), overrides)
+    _evaluate(run, overrides, checkpoint, "test", split)
+
+
+def _evaluate(
+    run: Path, overrides: list[str] | None, checkpoint: str, command: str, split: Split
+) -> None:
+    from actionkit.training.run_folder import checkpoint_of
+
+    file = checkpoint_of(run, checkpoint)  # before torch is imported
+    found = checked(str(run / "recipe.yaml"), overrides, trained=True)
     from actionkit import run as runs
 
-    runs.test(found, Console(), run, file, split)
+    runs.evaluate(found, Console(), run, file, command, split)

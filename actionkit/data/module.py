@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import lightning.pytorch as lightning
 
-from actionkit.contracts import Dataset, Reader, Sampler, Transform
+from actionkit.contracts import Dataset, Reader, Record, Sampler, Transform, VideoReadError
 from actionkit.data.clips import Clips
 from actionkit.data.loader import Loader
 from actionkit.data.order import InTurn, Order
+from actionkit.data.preflight import THREADS
 
 MAX_WORKERS = 8
 
@@ -74,19 +76,35 @@ class DataModule(lightning.LightningDataModule):
 
     def eval_dataloader(self, split: str) -> Loader:
         """Batches of one split as evaluation sees it: same frames every time, nothing repeated."""
-        stage, views, limit = self.eval_stage, self.eval_stage.sampler.views, self.views_per_item
-        parts = 1 if views is None else -(-views // limit)
+        stage, dataset, limit = self.eval_stage, self.datasets[split], self.views_per_item
         clips = Clips(
-            self.datasets[split],
+            dataset,
             self.reader,
             stage.sampler,
             stage.per_sample,
             train=False,
-            views_per_item=limit if parts > 1 else None,
+            views_per_item=limit,
         )
         rank, world = self._place()
-        own = max(1, self.batch // world // min(views or 1, limit))
-        return self._loader(clips, InTurn(len(clips), own, parts=parts, rank=rank, world=world))
+        own = max(1, self.batch // world // min(stage.sampler.views or limit, limit))
+        return self._loader(clips, InTurn(self._parts(dataset), own, rank=rank, world=world))
+
+    def _parts(self, dataset: Dataset) -> list[int]:
+        """In how many items each video comes, so that none holds more than `views_per_item`."""
+        views, limit = self.eval_stage.sampler.views, self.views_per_item
+        if views is not None:
+            return [-(-views // limit)] * len(dataset)
+        with ThreadPoolExecutor(THREADS) as pool:
+            counts = list(pool.map(self._views, (dataset[i] for i in range(len(dataset)))))
+        return [-(-count // limit) for count in counts]
+
+    def _views(self, record: Record) -> int:
+        """How many views the sampler makes of a video."""
+        try:
+            info = self.reader.probe(next(iter(record.sources.values())))
+        except VideoReadError:
+            return 1  # which will fail again, and be told, when it is read
+        return len(self.eval_stage.sampler(info, record, None))
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -102,8 +120,8 @@ class DataModule(lightning.LightningDataModule):
 
     def close(self) -> None:
         """Ends the workers of all loaders; they start again when a loader is asked."""
-        for loader in self._loaders:
-            loader.close()
+        while self._loaders:
+            self._loaders.pop().close()
 
 
 def cpus() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,12 +61,12 @@ class Order(torch.utils.data.Sampler[list[Ask]]):
 
 
 class InTurn(torch.utils.data.Sampler[list[Ask]]):
-    """Batches of one rank, in evaluation: every item once, its views in parts, nothing repeated."""
+    """Batches of one rank, in evaluation: item i once, in parts[i] parts, nothing repeated."""
 
     def __init__(
-        self, items: int, batch: int, *, parts: int = 1, rank: int = 0, world: int = 1
+        self, parts: Sequence[int], batch: int, *, rank: int = 0, world: int = 1
     ) -> None:
-        asks = [Ask(index, 0, part) for index in range(items) for part in range(parts)]
+        asks = [Ask(index, 0, part) for index, count in enumerate(parts) for part in range(count)]
         own = asks[rank::world]
         self.batches = [own[start : start + batch] for start in range(0, len(own), batch)]
 

@@ -4,44 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
 
-from actionkit.contracts import Dataset, Reader, Record, VideoReadError
+from actionkit.contracts import Bad, Dataset, Reader, Record, VideoReadError
 
 THREADS = 8  # opening files waits for the disk more than for the processor
 
 
-def preflight(datasets: Mapping[str, Dataset], reader: Reader, console: Console) -> Iterator[str]:
-    """Opens every file, without decoding it; a line for each bad one and for each split.
+class Look(NamedTuple):
+    """What opening every file of a split has shown."""
 
-    A split of the same clips as another one is looked at once.
+    split: str
+    clips: int
+    bad: list[Bad]
+    same_as: str = ""  # the split of the same clips that was looked at in the place of this one
+
+    def __str__(self) -> str:
+        if self.same_as:
+            return f"{self.split}: the same clips as {self.same_as}"
+        return f"{self.split}: {self.clips - len(self.bad)} of {self.clips} clips can be opened"
+
+
+def preflight(
+    datasets: Mapping[str, Dataset], reader: Reader, console: Console
+) -> Iterator[Look]:
+    """Opens every file and decodes its first frame. A split of the same clips as another one is
+    looked at once.
     """
-    seen: dict[tuple[Any, ...], str] = {}
+    seen: dict[tuple[Any, ...], Look] = {}
     for split, dataset in datasets.items():
         dataset.prepare()
         records = [dataset[i] for i in range(len(dataset))]
         clips = tuple((*r.sources.values(), r.start, r.end) for r in records)
         if clips in seen:
-            yield f"{split}: the same clips as {seen[clips]}"
+            yield seen[clips]._replace(split=split, same_as=seen[clips].split)
             continue
-        seen[clips] = split
         with ThreadPoolExecutor(THREADS) as pool:
             answers = pool.map(lambda record: _probe(record, reader), records)
-            errors = list(track(answers, f"{split}: opening files", len(records), console=console))
-        bad = [error for error in errors if error]
-        yield from bad
-        yield f"{split}: {len(records) - len(bad)} of {len(records)} clips can be opened"
+            errors = list(
+                track(
+                    answers, f"{split}: opening files", len(records), console=console, transient=True
+                )
+            )
+        seen[clips] = Look(split, len(records), [bad for bad in errors if bad])
+        yield seen[clips]
 
 
-def _probe(record: Record, reader: Reader) -> str:
-    """Why a record cannot be opened; empty if it can."""
+def _probe(record: Record, reader: Reader) -> Bad | None:
+    """Why a record cannot be opened; None if it can."""
     try:
         for path in record.sources.values():
             reader.probe(path)
     except VideoReadError as error:
-        entry = f" [{record.origin}]" if record.origin not in ("", error.path) else ""
-        return f"  unreadable: {error}{entry}"
-    return ""
+        return Bad(record.id, error.path, record.origin, error.reader, error.reason)
+    return None

@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip: segments, uniform snippets, dense clips."""
+"""Which frames of a video make a clip: segments, uniform snippets, dense clips, windows."""
 
 from __future__ import annotations
 
@@ -85,6 +85,30 @@ class Dense(Sampler):
             starts = np.array([(places - 1) // 2])
         else:
             starts = np.arange(self.clips) * (places - 1) // (self.clips - 1)
+        return first + _snippets(starts, self.length, self.stride, frames)
+
+
+class Sliding(Sampler):
+    """Windows of `length` frames over the whole video, one every `hop` frames, as LRCN tests.
+
+    Each window is a view, its frames `stride` apart. Deterministic, in training too. What the
+    windows leave over at the end is seen by one more, which ends with the last frame. Returns
+    [windows, length]. A video too short for a window has one, which loops. LRCN (arXiv:1411.4389)
+    takes 16 frames every 8; its script counts the window at the end twice, here it counts once.
+    """
+
+    views = None
+
+    def __init__(self, *, length: int, hop: int, stride: int = 1) -> None:
+        _require_positive(length=length, hop=hop, stride=stride)
+        self.length, self.hop, self.stride = length, hop, stride
+        self.steps = length
+
+    def __call__(self, info: Info, record: Record, rng: np.random.Generator | None) -> np.ndarray:
+        """Frame indices int64 [V, T]; V varies with the video, T = length."""
+        first, frames = frame_range(info, record)
+        places = _places(frames, self.length, self.stride)
+        starts = np.union1d(np.arange(0, places, self.hop), places - 1)
         return first + _snippets(starts, self.length, self.stride, frames)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from actionkit import grammar
-from actionkit.contracts import Bad, Batch, Loss, Metric, Output, Transform
+from actionkit.contracts import Bad, Batch, Classes, Loss, Metric, Output, Transform
 from actionkit.data.device import on_device
 from actionkit.data.seeds import mix
 from actionkit.errors import RunError
@@ -38,6 +38,8 @@ class System:
     optimizer: grammar.Optimizer
     rate_factors: dict[nn.Module, float] = field(default_factory=dict)
     seed: int = 0
+    classes: Classes = ()
+    modalities: Sequence[str] = ("rgb",)  # what a video is read as
     recipe: dict[str, Any] = field(default_factory=dict)  # plain, written into checkpoints
 
 
@@ -127,8 +129,15 @@ class Recognition(lightning.LightningModule):
         scheduler.step_update(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the recipe, as plain containers."""
+        """Adds the recipe and what prediction needs of the data set, as plain containers."""
+        classes = self.system.classes
         checkpoint["recipe"] = self.system.recipe
+        checkpoint["modalities"] = list(self.system.modalities)
+        checkpoint["classes"] = (
+            {head: list(names) for head, names in classes.items()}
+            if isinstance(classes, Mapping)
+            else list(classes)
+        )
 
     # ----------------------------------------------------------------------------- evaluation
 
@@ -137,7 +146,7 @@ class Recognition(lightning.LightningModule):
         self._tallies = {name: Tally() for name in self.system.metrics}
         self._bad, self._sums = {}, {}
 
-    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to the evaluation; unreadable videos count as missing."""
@@ -147,6 +156,11 @@ class Recognition(lightning.LightningModule):
         """Adds a batch to the evaluation; unreadable videos count as missing."""
         self._evaluate(batch)
 
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
+        """Adds a batch of videos without labels to the evaluation. Returns their ids."""
+        self._score(batch)
+        return batch.id
+
     def on_validation_epoch_end(self) -> None:
         """Metrics over all videos and ranks, into `results` and the log."""
         self._conclude("val")
@@ -155,36 +169,54 @@ class Recognition(lightning.LightningModule):
         """Metrics over all videos and ranks, into `results` and the log."""
         self._conclude("test")
 
+    def on_predict_epoch_end(self) -> None:
+        """Scores over all videos and ranks, into `results`."""
+        self.results = self._gather()
+
     def _evaluate(self, batch: Batch) -> None:
-        """Nothing here waits for other ranks: they have other numbers of batches."""
-        self._bad.update({bad.id: bad for bad in batch.bad})
-        if not batch.clips:
+        """Scores and losses of a batch."""
+        output = self._score(batch)
+        if output is None:
             return
-        output = self(batch)
         for name, (value, count) in self._losses(output, batch).items():
             self._add(name, value, count)
         self._add(PENALTY, _penalty(output), len(batch.id))
+
+    def _score(self, batch: Batch) -> Output | None:
+        """Nothing here waits for other ranks: they have other numbers of batches."""
+        self._bad.update({bad.id: bad for bad in batch.bad})
+        if not batch.clips:
+            return None
+        output = self(batch)
         for name, tally in self._tallies.items():
             loss = self.losses[name] if name in self.losses else next(iter(self.losses.values()))
             scores = self.protocol.view_scores(output[name], loss)  # type: ignore[arg-type]
             tally.add(batch.id, scores, output[name].mask.any(-1), self._target(batch, name))
+        return output
 
     def _add(self, name: str, value: Tensor | float, count: Tensor | int) -> None:
         """Adds the mean of a batch to the sum (value, count) of the split."""
         pair = torch.tensor([float(value) * int(count), int(count)], dtype=torch.float64)
         self._sums[name] = self._sums.get(name, torch.zeros(2)) + pair
 
-    def _conclude(self, stage: str) -> None:
+    def _gather(self) -> Results:
+        """Scores and targets over all videos and ranks."""
         bad = {name: b for part in of_all_ranks(self._bad) for name, b in part.items()}
         results = Results([], {}, {}, {}, list(bad.values()))
-        self._log_mean_loss(stage)
         for name, tally in self._tallies.items():
             # a video of which only some views could be read is missing too
-            results.ids, results.scores[name], targets = tally.gather().result(missing=bad)
-            if not results.ids and bad:
-                reasons = _reasons(bad.values())
-                raise RunError(f"no video of the split '{stage}' could be read:\n{reasons}")
-            results.targets[name], known = targets, labelled(targets)
+            found = tally.gather().result(missing=bad)
+            results.ids, results.scores[name], results.targets[name] = found
+        return results
+
+    def _conclude(self, stage: str) -> None:
+        results = self._gather()
+        if not results.ids and results.bad:
+            reasons = _reasons(results.bad)
+            raise RunError(f"no video of the split '{stage}' could be read:\n{reasons}")
+        self._log_mean_loss(stage)
+        for name, targets in results.targets.items():
+            known = labelled(targets)
             metrics = self.system.metrics[name] if bool(known.any()) else {}
             scores = results.scores[name][known]
             results.metrics[name] = {m: f(scores, targets[known]) for m, f in metrics.items()}
@@ -220,7 +252,7 @@ def _share(count: Tensor) -> Tensor | float:
 
 
 def _reasons(bad: Iterable[Bad], most: int = 5) -> str:
-    return "\n".join(f"  {b.path} ({b.reader}): {b.reason}" for b in list(bad)[:most])
+    return "\n".join(f"  {b}" for b in list(bad)[:most])
 
 
 def _penalty(output: Output) -> Tensor | float:

@@ -53,8 +53,8 @@ def signature(subject: Subject) -> None:
         require(not starred, f"the constructor takes {p}; name its options one by one")
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     first = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-    require(
-        first == supplied,
+    require(  # by position: a data set with an option `split` calls its first one otherwise
+        len(first) == len(supplied),
         f"before the star the constructor takes ({', '.join(first)}), but what the builder "
         f"supplies is ({', '.join(supplied)}); put options behind a *",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,49 @@ def video(path: Path, *, codec: str, frames: int = 24, height: int = 48, width: 
     """Writes a video with B-frames of which no two frames are alike; .mp4 or .avi by its suffix."""
     texture = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     still = np.kron(texture, np.ones((8, 8, 1), np.uint8))
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=25, options={"g": "12", "bf": "2"})
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    moving = np.stack([np.roll(still, 5 * t, axis=1) for t in range(frames)])
+    return write_video(path, moving, codec=codec, options={"g": "12", "bf": "2", "b": "4M"})
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    *,
+    codec: str = "libx264",
+    options: Mapping[str, str] | None = None,
+    rate: int = 25,
+    times: Iterable[int] | None = None,
+    rotation: int = 0,
+    container_options: Mapping[str, str] | None = None,
+    pix_fmt: str = "yuv420p",
+) -> Path:
+    """Encodes frames [T, H, W, 3] uint8 into the container that the suffix names.
+
+    `times` are presentation times in milliseconds, for a variable rate; `rotation` is written as
+    metadata, in degrees counter-clockwise.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=dict(container_options or {})) as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=dict(options or {}))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
         stream.thread_count = 1
-        stream.bit_rate = 4_000_000
-        for t in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.roll(still, 5 * t, axis=1), format="rgb24")
-            frame.pts, frame.time_base = t, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        if rotation:
+            stream.set_display_rotation(rotation)
+        unit = Fraction(1, rate) if times is None else Fraction(1, 1000)
+        stream.codec_context.time_base = unit
+        for packet in packets(stream, frames, unit, range(len(frames)) if times is None else times):
+            container.mux(packet)
     return path
+
+
+def packets(stream: Any, frames: np.ndarray, unit: Fraction, times: Iterable[int]) -> Iterator[Any]:
+    """Frames [T, H, W, 3] uint8, shown at times in `unit`, as packets of a stream being written."""
+    for image, time in zip(frames, times, strict=True):
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = time, unit
+        yield from stream.encode(frame)
+    yield from stream.encode()
 
 
 def decode(path: Path) -> np.ndarray:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
-from actionkit.errors import RunError
+from actionkit.errors import NoRunError, RunError
 
 INHERITED = "ACTIONKIT_RUN_FOLDER"  # tells the processes that rank 0 starts
+HOST = platform.node().partition(".")[0]
+UNFINISHED = re.compile(r"\..+\.(?P<host>[^.]*)\.(?P<pid>\d{1,9})\.actionkit-part")
+DEAD_AFTER = 3600.0  # seconds in which nothing was written to an unfinished file
 
 
 class RunFolder:
@@ -38,6 +47,42 @@ class RunFolder:
             raise RunError(f"{folder.path} holds a run already; choose another --run, or remove it")
         return folder
 
+    def prepare(self) -> None:
+        """Proves that a checkpoint can be written here, and leaves no folder behind.
+
+        What killed runs left unfinished is removed. Raises RunError.
+        """
+        if rank() > 0:
+            return
+        probe, made = self.checkpoints / "probe", []
+        try:
+            made = [f for f in (self.checkpoints, self.path) if not f.exists()]
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path)
+            remove_unfinished(self.checkpoints)
+            with replacing(probe) as file:
+                file.write(bytes(4096))
+            probe.unlink()
+        except OSError as error:
+            raise _refused(self.checkpoints, error) from error
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def require_space(self, checkpoint: int) -> None:
+        """Raises RunError where there is no room for three checkpoints of so many bytes.
+
+        That is best, last, and the one being written.
+        """
+        free = free_bytes(self.path)
+        if free < 3 * checkpoint:
+            raise RunError(
+                f"{self.path} has room for {megabytes(free)}, but a run keeps two checkpoints and "
+                f"writes a third, of {megabytes(checkpoint)} each; free space, or choose another "
+                "--run"
+            )
+
     def begin(self, record: dict[str, Any]) -> None:
         """Makes the folder and writes the recipe. Raises RunError where that is not possible."""
         if rank() > 0:
@@ -49,8 +94,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write(self.path / "recipe.yaml", header + body)
         except OSError as error:
-            cure = "choose another --run"
-            raise RunError(f"{self.path} cannot be written: {error.strerror}; {cure}") from error
+            raise _refused(self.path, error) from error
         os.environ[INHERITED] = str(self.path.resolve())
 
     def add_results(self, command: str, results: dict[str, Any]) -> None:
@@ -59,6 +103,22 @@ class RunFolder:
         known = json.loads(path.read_text()) if path.is_file() else {}
         known[command] = results
         write(path, json.dumps(known, indent=2) + "\n")
+
+
+def checkpoint_of(run: Path, name: str = "best") -> Path:
+    """The file of a run's checkpoint `best` or `last`, or of one given as a path.
+
+    Raises NoRunError.
+    """
+    if not (run / "recipe.yaml").is_file():
+        below = [*run.glob("*/recipe.yaml"), *run.glob("*/*/recipe.yaml")]
+        inside = sorted(below, key=lambda path: path.stat().st_mtime)
+        cure = f"; did you mean {inside[-1].parent}?" if inside else ""
+        raise NoRunError(f"{run} is no run folder: it holds no recipe.yaml{cure}")
+    file = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
+    if not file.is_file():
+        raise NoRunError(f"there is no checkpoint {file}; take best, last, or a file that is there")
+    return file
 
 
 def _name(record: dict[str, Any]) -> str:
@@ -76,9 +136,70 @@ def rank() -> int:
 
 def write(path: Path, text: str) -> None:
     """Writes a text file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well: on disk, and as a whole.
+
+    Until then it lies beside it, since only within a file system is a file renamed at one stroke.
+    """
+    unfinished = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.actionkit-part")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+    with suppress(OSError):  # not every file system can; a power cut may then bring back the old
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what `replacing` left in a folder when its process was killed."""
+    for file in folder.iterdir():
+        if (owner := UNFINISHED.fullmatch(file.name)) is None:
+            continue
+        with suppress(OSError):  # its process has just finished it, or it is another user's
+            idle = time.time() - file.stat().st_mtime
+            here = owner["host"] == HOST and not _alive(int(owner["pid"]))
+            if here or idle > DEAD_AFTER:
+                file.unlink()
+
+
+def _alive(process: int) -> bool:
+    """Whether another process of this machine may still be writing."""
+    if process == os.getpid():
+        return False  # a namesake's from before: this one writes nothing yet
+    if os.name == "nt":
+        return True  # where to ask is to kill
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
+    return True
+
+
+def free_bytes(path: Path) -> int:
+    """What this user may still write at a path, which need not exist."""
+    existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    return shutil.disk_usage(existing).free
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes, to be read."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _refused(folder: Path, error: OSError) -> RunError:
+    user = f" by user {os.geteuid()}" if hasattr(os, "geteuid") else ""
+    reason = error.strerror or error
+    return RunError(f"{folder} cannot be written{user}: {reason}; choose another --run")

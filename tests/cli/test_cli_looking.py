@@ -1,6 +1,9 @@
 """`list`, `show` and `check` on recipes that are right."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -15,11 +18,22 @@ def invoke(*arguments, code=0):
     return result.output
 
 
+def run(*arguments):
+    """Exit code, and what was said on stderr, of the whole program."""
+    done = subprocess.run(
+        [sys.executable, "-m", "actionkit.cli", *arguments],
+        env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
 def test_help_names_every_command_and_teaches_overrides():
     text = invoke("--help")
     for word in ("fit", "test", "check", "show", "list", "trainer.max_epochs=3", "Exit codes"):
         assert word in text
-    for command in ("fit", "test", "check", "show", "list"):
+    commands = ("fit", "validate", "test", "predict", "check", "show", "list", "info", "doctor")
+    for command in commands:
+        assert command in text
         assert "Usage" in invoke(command, "--help")
 
 
@@ -68,15 +82,23 @@ def test_check_opens_every_file(tmp_path, monkeypatch):
     assert "train: 9 of 9 clips can be opened" in text
     assert "test: the same clips as val" in text
     next(tmp_path.rglob("red_rise.mp4")).write_bytes(b"")
-    text = invoke("check", "two_stream", *small)
+    text = invoke("check", "two_stream", *small, "data.max_bad=0.2")
     assert "the file is empty" in text
     assert "8 of 9 clips can be opened" in text
+    code, said = run("check", "two_stream", *small)
+    assert code == 4
+    assert "more clips of train cannot be read than data.max_bad allows (a share of 0.01)" in said
 
 
 @pytest.mark.parametrize(("arguments", "wanted"), [
-    (["test", "nowhere"], "no run folder"),
+    (["test", "nowhere"], "nowhere is no run folder"),
+    (["validate", "nowhere"], "nowhere is no run folder"),
+    (["predict", "nowhere", "x.mp4"], "nowhere is no run folder"),
+    (["predict", "nowhere", "x.mp4", "--out", "x.txt"], "ends in .csv or .json"),
     (["fit"], "Missing argument"),
     (["fitt"], "No such command"),
 ])  # fmt: skip
 def test_wrong_usage_exits_2_with_a_sentence(arguments, wanted):
-    assert wanted in invoke(*arguments, code=2)
+    code, said = run(*arguments)
+    assert code == 2
+    assert wanted in said

@@ -127,7 +127,7 @@ def test_parts_of_the_views_are_the_views(good):
     assert torch.equal(torch.cat([part.clips["rgb"].x for part in parts]), whole)
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "truncated", "audio", "text"])
+@pytest.mark.parametrize("what", ["missing", "empty", "no_moov", "audio", "text"])
 def test_training_replaces_an_unreadable_clip(good, bad, what):
     data = clips([bad[what], *good])
     samples = [data[Ask(0, seed)] for seed in range(12)]
@@ -150,7 +150,7 @@ def test_reasons_tell_the_defects_apart(bad):
     assert len(set(reasons)) == len(bad)
 
 
-@pytest.mark.parametrize("what", ["missing", "empty", "truncated", "audio", "text"])
+@pytest.mark.parametrize("what", ["missing", "empty", "no_moov", "audio", "text"])
 def test_evaluation_never_replaces(good, bad, what):
     sample = clips([bad[what], *good], train=False)[Ask(0, 0)]
     assert sample.clips == {}

@@ -39,7 +39,7 @@ class First(Sampler):
     def __call__(self, info, record, rng): return np.zeros((1, 1), np.int64)
 
 clips = Clips(Many(), Gray(), First(), [], train=False)
-loader = Loader(clips, InTurn(64, 2), 2)
+loader = Loader(clips, InTurn([1] * 64, 2), 2)
 """
 
 

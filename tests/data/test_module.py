@@ -5,12 +5,13 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 from makers import Listed, bad_files, good_files, records, trainer
+from videos import moving_frames, write_video
 
 from actionkit.data.device import on_device
 from actionkit.data.loader import _start_worker
 from actionkit.data.module import DataModule, Stage, cpus
 from actionkit.data.readers.pyav import PyAV
-from actionkit.data.samplers import Dense, Segments
+from actionkit.data.samplers import Dense, Segments, Sliding
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.flow import DISFlow, FlowStack
 from actionkit.data.transforms.mirror import Mirror
@@ -129,6 +130,37 @@ def test_items_of_few_views_bear_one_id(files):
     (whole,) = module(files, eval=dense, batch=10).val_dataloader()
     parts = torch.cat([b.clips["rgb"].x[b.clips["rgb"].mask] for b in batches])
     assert torch.equal(parts, whole.clips["rgb"].x.flatten(0, 2))
+
+
+def test_a_video_comes_in_as_many_items_as_its_views_need(files, tmp_path):
+    """Where every video has another number of views; each item is read by itself."""
+    long = write_video(tmp_path / "long.mp4", moving_frames(33, 32, 40))
+    (tmp_path / "bad.mp4").touch()
+    paths = [files[0], long, tmp_path / "bad.mp4", files[1]]  # of 14, 33, none and 15 frames
+    datasets = {"train": Listed(records(files)), "val": Listed(records(paths))}
+    sliding = Stage(Sliding(length=6, hop=3), [CropResize(size=24)], [])
+    made = {}
+    for limit in (3, 100):
+        data = DataModule(
+            datasets, PyAV(), stage(), sliding, batch=6, workers=0, views_per_item=limit
+        )
+        made[limit] = list(data.val_dataloader())
+    few, whole = made[3], made[100]
+    assert [name for b in few for name in b.id] == [
+        *["good0.mp4"] * 2, *["long.mp4"] * 4, *["good1.mp4"] * 2,
+    ]  # fmt: skip
+    assert [bad.id for b in few for bad in b.bad] == ["bad.mp4"]
+    for name, views in (("good0.mp4", 4), ("long.mp4", 10), ("good1.mp4", 4)):
+        one, other = (
+            torch.cat([
+                b.clips["rgb"].x[i][b.clips["rgb"].mask[i].any(1)]
+                for b in batches for i, n in enumerate(b.id) if n == name
+            ])
+            for batches in (few, whole)
+        )  # fmt: skip
+        assert len(one) == views
+        assert torch.equal(one, other)
+    assert max(b.clips["rgb"].x.shape[1] for b in few) == 3
 
 
 def test_unreadable_videos_are_replaced_in_training_and_missing_in_evaluation(files, tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from actionkit.contracts import Info, Record
-from actionkit.data.samplers import Dense, Segments, Uniform, frame_range
+from actionkit.data.samplers import Dense, Segments, Sliding, Uniform, frame_range
 
 FRAMES = range(1, 101)
 WHOLE = Record("clip", {})
@@ -23,6 +23,8 @@ SAMPLERS = [
     Uniform(count=4, length=10),
     Dense(length=16, stride=2),
     Dense(length=8, stride=3, clips=10),
+    Sliding(length=16, hop=8),
+    Sliding(length=5, hop=7, stride=3),
 ]
 
 
@@ -32,7 +34,7 @@ def test_shape_and_range_for_every_frame_count(sampler, training):
     for frames in FRAMES:
         rng = np.random.default_rng(frames) if training else None
         indices = sampler(info(frames), WHOLE, rng)
-        assert indices.shape == (sampler.views, sampler.steps)
+        assert indices.shape == (sampler.views or len(indices), sampler.steps)
         assert indices.dtype == np.int64
         assert 0 <= indices.min() <= indices.max() < frames
         again = np.random.default_rng(frames) if training else None
@@ -106,6 +108,37 @@ def test_dense_in_evaluation():
 
 
 @pytest.mark.parametrize(
+    ("length", "hop", "stride"), [(16, 8, 1), (16, 16, 1), (4, 3, 2), (1, 1, 1), (3, 10, 1)]
+)
+def test_sliding_windows_end_with_the_last_frame(length, hop, stride):
+    sampler, span = Sliding(length=length, hop=hop, stride=stride), (length - 1) * stride + 1
+    for frames in FRAMES:
+        starts, start = [], 0
+        while start + span < frames:
+            starts.append(start)
+            start += hop
+        starts.append(max(0, frames - span))
+        expected = [snippet(start, length, stride, frames) for start in starts]
+        assert sampler(info(frames), WHOLE, None).tolist() == expected
+        assert sampler(info(frames), WHOLE, np.random.default_rng(0)).tolist() == expected
+
+
+def test_sliding_windows_of_lrcn():
+    """The windows of its script, of which the one at the end counts once, and not twice."""
+    sampler = Sliding(length=16, hop=8)
+    assert (sampler.views, sampler.steps) == (None, 16)
+    for frames in range(17, 300):
+        script = [
+            i if i + 16 < frames else frames - 16  # the last 16
+            for i in range(0, frames, 8)
+        ]
+        assert script[-2] == script[-1]
+        windows = sampler(info(frames), WHOLE, None)
+        assert windows[:, 0].tolist() == script[:-1]
+        assert set(windows.ravel()) == set(range(frames))
+
+
+@pytest.mark.parametrize(
     ("start", "end", "expected"),
     [
         (None, None, (0, 100)),
@@ -129,6 +162,7 @@ def test_frame_range(start, end, expected):
         (Segments, {"count": 3, "stride": -2}, "needs stride of at least 1, but got -2"),
         (Uniform, {"count": 3, "length": 0}, "needs length of at least 1, but got 0"),
         (Dense, {"length": 8, "clips": 0}, "needs clips of at least 1, but got 0"),
+        (Sliding, {"length": 8, "hop": 0}, "needs hop of at least 1, but got 0"),
     ],
 )
 def test_refuses_what_is_not_positive(sampler, options, sentence):

@@ -34,8 +34,8 @@ from actionkit.fusions.scores import Average
 from actionkit.heads.linear import Linear
 from actionkit.losses.cross_entropy import CrossEntropy
 from actionkit.network import SCORES, Chain, Network
-from actionkit.run import checkpoints
 from actionkit.tasks.recognition import Recognition, labelled
+from actionkit.training.checkpoints import checkpoints
 
 FRAMES = Shape(None, 3, None, None)
 

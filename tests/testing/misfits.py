@@ -416,12 +416,18 @@ class Smaller(Transform):
 class OffByOne(PyAV):
     """Gives the next frame."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def read(self, path, indices):
         return super().read(path, np.minimum(indices + 1, 23))
 
 
 class Leaks(PyAV):
     """Lets other errors through."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def probe(self, path):
         if b"ftyp" not in path.read_bytes() and path.suffix == ".mp4":
@@ -431,6 +437,9 @@ class Leaks(PyAV):
 
 class Holds(PyAV):
     """Keeps the file open."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def read(self, path, indices):
         self.file = open(path)  # noqa: SIM115

@@ -10,13 +10,21 @@ from actionkit.testing import conformance
 
 TEMPORARY = tempfile.TemporaryDirectory(prefix="actionkit-")  # options need its name at once
 ROOT = Path(TEMPORARY.name, "videos")
+UCF101 = Path(TEMPORARY.name, "UCF-101")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def files():
-    """What `folder` lists, and where `probes` renders."""
+    """What `folder`, `listing` and `ucf101` list, and where `probes` renders."""
     for name in ("run/a", "run/b", "run/c", "jump/a", "jump/b"):
         write_video(ROOT / f"{name}.mp4", moving_frames(3))
+    (ROOT / "train.txt").write_text("run/a.mp4 run\njump/a.mp4 jump\n")
+    (ROOT / "val.txt").write_text("run/b.mp4 run\n")
+    for name in ("v_Run_g08_c01", "v_Run_g01_c01"):
+        write_video(UCF101 / f"Run/{name}.avi", moving_frames(3), codec="mpeg4")
+    (UCF101 / "classInd.txt").write_text("1 Run\n")
+    (UCF101 / "trainlist01.txt").write_text("Run/v_Run_g08_c01.avi 1\n")
+    (UCF101 / "testlist01.txt").write_text("Run/v_Run_g01_c01.avi\n")
     with pytest.MonkeyPatch.context() as patch, TEMPORARY:
         patch.setenv("ACTIONKIT_CACHE", str(Path(TEMPORARY.name, "cache")))
         yield
@@ -27,10 +35,14 @@ test_conformance = conformance(
     options={
         "timm": {"arch": "test_resnet"},
         "lstm": {"hidden": 5},
+        "fc": {"width": 6},
         "folder": {"root": ROOT},
+        "listing": {"root": ROOT, "train": "train.txt", "val": "val.txt"},
+        "ucf101": {"root": UCF101},
         "probes": {"train_scenes": 2, "val_scenes": 1, "size": 32},
         "dense": {"length": 5, "stride": 2, "clips": 3},
         "segments": {"count": 3, "length": 2},
+        "sliding": {"length": 5, "hop": 3},
         "uniform": {"count": 4},
         "crop_resize": {"size": 16},
         "dis_flow": {"length": 3, "name": "motion"},

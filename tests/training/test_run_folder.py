@@ -1,12 +1,27 @@
+import errno
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from actionkit.errors import RunError
-from actionkit.training.run_folder import INHERITED, RunFolder, write
+from actionkit.training.run_folder import (
+    DEAD_AFTER,
+    HOST,
+    INHERITED,
+    RunFolder,
+    free_bytes,
+    remove_unfinished,
+    replacing,
+    write,
+)
 
 RECIPE = {
     "name": "két_stream",
@@ -83,8 +98,12 @@ def test_choosing_makes_nothing(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RunError, match=r"cannot be written: .*; choose another --run"):
-        create(RECORD, tmp_path / "file" / "run")
+    for act in (RunFolder.prepare, lambda run: run.begin(RECORD)):
+        with pytest.raises(
+            RunError, match=r"cannot be written by user \d+: Not a dir.*; choose an"
+        ):
+            act(RunFolder(tmp_path / "file" / "run"))
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_recipe_loads_again(tmp_path):
@@ -125,9 +144,165 @@ def test_results_of_several_commands_stand_side_by_side(tmp_path):
 def test_writes_as_a_whole_or_not_at_all(tmp_path):
     file = tmp_path / "results.json"
     write(file, "first\n")
-    with pytest.raises(UnicodeEncodeError):
-        write(file, "x" * 100_000 + "\ud800")  # which UTF-8 cannot hold
+    with pytest.raises(RuntimeError, match="killed"), replacing(file) as half:
+        half.write(b"x" * 100_000)
+        raise RuntimeError("killed")
     assert file.read_text() == "first\n"
     assert list(tmp_path.iterdir()) == [file]  # no temporary one left
     write(file, "second\n")
     assert file.read_text() == "second\n"
+    write(file, "caf\udce9.mp4")  # the name of a file that is no UTF-8
+    assert file.read_text(encoding="utf-8") == "caf\\udce9.mp4"
+
+
+# -------------------------------------------------------------------------------- preparing
+
+
+def test_preparing_proves_and_leaves_nothing(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.prepare()
+    assert list(tmp_path.iterdir()) == []
+    run.begin(RECORD)
+    before = sorted(run.path.rglob("*"))
+    run.prepare()  # as for a run that goes on
+    assert sorted(run.path.rglob("*")) == before
+
+
+def test_preparing_keeps_a_folder_that_was_there(tmp_path):
+    (tmp_path / "run").mkdir()
+    RunFolder(tmp_path / "run").prepare()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run"]
+
+
+def test_only_the_first_rank_prepares(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    RunFolder(tmp_path / "file" / "run").prepare()
+
+
+PREPARE = """
+import os, resource, sys
+from pathlib import Path
+from actionkit.errors import RunError
+from actionkit.training.run_folder import RunFolder
+{limit}
+try:
+    RunFolder(Path("run")).prepare()
+except RunError as error:
+    sys.exit(str(error))
+"""
+
+
+def prepared_under(limit, folder):
+    """The sentence of a process that prepares below a folder under some limit."""
+    command = [sys.executable, "-c", PREPARE.format(limit=limit)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stderr.strip()
+
+
+def test_another_user_s_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    # root may write everywhere
+    user = 65534 if os.geteuid() == 0 else os.geteuid()
+    become = f"os.setuid({user}) if os.geteuid() == 0 else None"
+    sentence = f"run/checkpoints cannot be written by user {user}: Permission denied; choose "
+    try:
+        assert prepared_under(become, tmp_path).startswith(sentence)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_a_folder_in_which_files_can_be_made_but_not_filled_is_refused(tmp_path):
+    full = "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))"
+    assert "cannot be written by user" in prepared_under(full, tmp_path)
+    assert "File too large; choose another --run" in prepared_under(full, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert prepared_under("", tmp_path) == ""
+
+
+@pytest.mark.parametrize("stage", ["mkdir", "fsync", "replace"])
+def test_a_file_system_that_is_read_only_is_refused(tmp_path, monkeypatch, stage):
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if stage == "mkdir" else os, stage, fail)
+        with pytest.raises(RunError, match="Read-only file system; choose another --run"):
+            RunFolder(tmp_path / "run").prepare()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_for_three_checkpoints_is_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 299_999_999)
+    )
+    run = RunFolder(tmp_path / "not" / "made")
+    assert free_bytes(run.path) == 299_999_999
+    run.require_space(99_999_999)
+    with pytest.raises(
+        RunError, match=r"room for 300\.0 MB, but .* third, of 100\.0 MB each; free"
+    ):
+        run.require_space(100_000_000)
+
+
+# --------------------------------------------------------------------------- unfinished files
+
+
+def ended():
+    """The number of a process that is no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def part(folder, host, process, *, idle=0.0, name="best.ckpt"):
+    path = folder / f".{name}.{host}.{process}.actionkit-part"
+    path.touch()
+    os.utime(path, (time.time() - idle,) * 2)
+    return path
+
+
+def test_only_dead_processes_unfinished_files_are_removed(tmp_path):
+    gone = [
+        part(tmp_path, HOST, ended()),
+        part(tmp_path, HOST, os.getpid()),  # this one writes nothing yet
+        part(tmp_path, "elsewhere", 1, idle=DEAD_AFTER + 60),
+        part(tmp_path, HOST, os.getppid(), idle=DEAD_AFTER + 60, name="old"),  # number reused
+    ]
+    kept = [
+        part(tmp_path, HOST, os.getppid()),
+        part(tmp_path, "elsewhere", ended(), idle=DEAD_AFTER - 60),
+    ]
+    others = [
+        "best.ckpt",
+        ".hidden",
+        ".best.ckpt.x.1.tmp",
+        "a.b.1.actionkit-part",
+        ".x.actionkit-part",
+    ]
+    for name in others:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    remove_unfinished(tmp_path)
+    assert not any(path.exists() for path in gone)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in kept} | set(others)
+
+
+def test_unfinished_files_are_known_by_the_name_they_get(tmp_path):
+    with replacing(tmp_path / "a.b.ckpt"):
+        assert len(list(tmp_path.iterdir())) == 1
+        remove_unfinished(tmp_path)  # by this very process: it counts as left from before
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / f".a.b.ckpt.{HOST}.{os.getpid()}.actionkit-part").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.b.ckpt"]
+
+
+def test_preparing_removes_unfinished_files_of_the_run(tmp_path):
+    run = create(RECORD, tmp_path / "run")
+    before = sorted(run.path.rglob("*"))
+    part(run.path, HOST, ended(), name="results.json")
+    part(run.checkpoints, HOST, ended())
+    run.prepare()
+    assert sorted(run.path.rglob("*")) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from actionkit.contracts import Dataset, Record
+from actionkit.data.datasets.lists import link_out, printable
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 
@@ -59,7 +61,9 @@ class Folder(Dataset):
     def __getitem__(self, index: int) -> Record:
         name, target = self._items[index]
         path = self.root / name
-        return Record(id=name, sources={"rgb": path}, target=target, origin=str(path))
+        return Record(
+            id=printable(name), sources={"rgb": path}, target=target, origin=printable(str(path))
+        )
 
     def _given_split(self, split: str) -> tuple[list[str], list[list[str]]]:
         """The classes, and the names of the split's videos by class, of root/SPLIT/CLASS."""
@@ -94,7 +98,7 @@ class Folder(Dataset):
         for name in classes:
             names = self._require_videos(name)
             count = min(max(1, round(ratio * len(names))), len(names) - 1)
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(name))])
             held_out = set(rng.permutation(len(names))[:count].tolist())
             videos.append([v for i, v in enumerate(names) if (i in held_out) == (split != "train")])
         return classes, videos
@@ -128,9 +132,6 @@ class Folder(Dataset):
         for path in sorted(place.iterdir()):
             if path.name.startswith("."):
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(self.root):
-                raise ValueError(
-                    f"finds a link that leads out of root: {path} -> {path.resolve()}; "
-                    "copy the file, or take the folder that holds both as root"
-                )
+            if path.is_symlink() and (reason := link_out(path, self.root)):
+                raise ValueError(f"finds {reason}")
             yield path

@@ -26,9 +26,11 @@ class DISFlow(Transform):
     The steps of `source` [B, V, K * (length + 1), 3 or 1, H, W] uint8 are K snippets of length + 1
     successive frames, as the sampler `segments` gives them. Every snippet has `length` forward
     fields, each between two neighbours of its own; they come as [B, V, K * length, 2, H, W] uint8,
-    channels dx, dy, clipped to `bound` pixels and stored as `quantize_flow` says. Of the source
-    one frame a snippet is kept, so that a frame and its stack of flow are one step: its first, or
-    the middle one (number length // 2), around which the stack then lies; or all are.
+    channels dx, dy, clipped to `bound` pixels and stored as `quantize_flow` says. `keep` says what
+    becomes of the source. One frame a snippet is kept where a frame and its stack of flow are one
+    step: its `first`, or the `middle` one (number length // 2), around which the stack then lies.
+    Where a frame and a single field are one step it is those at which a field `starts`, all but
+    the last of each snippet. Or `all` are.
 
     A field is real if both its frames are, and has the time of the first. It is in pixels of the
     frames as they come here: put crop_resize before it.
@@ -42,7 +44,7 @@ class DISFlow(Transform):
         length: int,
         bound: float = 20.0,
         preset: Literal["ultrafast", "fast", "medium"] = "ultrafast",
-        keep: Literal["first", "middle", "all"] = "first",
+        keep: Literal["first", "middle", "starts", "all"] = "first",
         source: str = "rgb",
         name: str = "flow",
     ) -> None:
@@ -51,10 +53,11 @@ class DISFlow(Transform):
         if bound <= 0:
             raise ValueError(f"takes a bound above 0 pixels, but gets {bound}")
         self.length, self.bound, self.preset = length, bound, preset
-        self.kept = {
-            "first": slice(0, None, length + 1),
-            "middle": slice(length // 2, None, length + 1),
-            "all": slice(None),
+        self.kept = {  # of each snippet
+            "first": slice(0, 1),
+            "middle": slice(length // 2, length // 2 + 1),
+            "starts": slice(length),
+            "all": slice(length + 1),
         }[keep]
         self.source, self.name = source, name
 
@@ -85,12 +88,11 @@ class DISFlow(Transform):
                 f"takes snippets of {size} frames (length + 1), but gets {inp.steps} steps; set "
                 f"the sampler's length to {size}"
             )
-        kept = len(range(inp.steps)[self.kept])
-        fields = inp.steps // size * self.length
+        snippets, kept = inp.steps // size, len(range(size)[self.kept])
         return {
             **shapes,
-            self.source: inp._replace(steps=kept),
-            self.name: inp._replace(steps=fields, channels=2),
+            self.source: inp._replace(steps=snippets * kept),
+            self.name: inp._replace(steps=snippets * self.length, channels=2),
         }
 
     def apply(self, clips: dict[str, Clip], draws: list[dict[str, Any]]) -> dict[str, Clip]:
@@ -105,8 +107,10 @@ class DISFlow(Transform):
             times.unflatten(2, size)[..., :-1].masked_fill(~real, torch.nan).flatten(2),
             "flow",
         )
-        kept = Clip(x[:, :, self.kept], mask[:, :, self.kept], times[:, :, self.kept], kind)
-        return {**clips, self.source: kept, self.name: flow}
+        x, mask, times = (
+            t.unflatten(2, size)[:, :, :, self.kept].flatten(2, 3) for t in (x, mask, times)
+        )
+        return {**clips, self.source: Clip(x, mask, times, kind), self.name: flow}
 
     def _fields(self, snippets: Tensor, real: Tensor) -> Tensor:
         """Snippets [B, V, K, length + 1, C, H, W] -> [B, V, K, length, 2, H, W] uint8."""

@@ -54,7 +54,13 @@ def test_equals_dis_of_every_pair_and_snippets_never_cross():
 
 
 @pytest.mark.parametrize(
-    ("keep", "steps"), [("first", [0, 5]), ("middle", [2, 7]), ("all", list(range(10)))]
+    ("keep", "steps"),
+    [
+        ("first", [0, 5]),
+        ("middle", [2, 7]),
+        ("starts", [0, 1, 2, 3, 5, 6, 7, 8]),
+        ("all", list(range(10))),
+    ],
 )
 def test_keep(keep, steps):
     source = clip(moving(10, 1, 0))
@@ -66,6 +72,22 @@ def test_keep(keep, steps):
     assert out["flow"].x.shape[2] == 8
     assert out["flow"].kind == "flow"
     assert torch.equal(source.x, before)
+    assert DISFlow(length=4, keep=keep).out({"rgb": Shape(10, 3, 96, 96)}) == {
+        name: Shape(c.x.shape[2], *c.x.shape[3:]) for name, c in out.items()
+    }
+
+
+def test_where_fields_start_frame_and_field_are_one_step():
+    out = DISFlow(length=4, keep="starts").apply({"rgb": clip(moving(10, 1, 0))}, [{}])
+    assert torch.equal(out["rgb"].times, out["flow"].times)
+    assert torch.equal(out["rgb"].mask, out["flow"].mask)
+
+
+@pytest.mark.parametrize("keep", ["first", "middle", "starts", "all"])
+def test_kept_frames_of_one_snippet_are_a_view(keep):
+    source = clip(moving(5, 1, 0))
+    kept = DISFlow(length=4, keep=keep).apply({"rgb": source}, [{}])["rgb"].x
+    assert kept.untyped_storage().data_ptr() == source.x.untyped_storage().data_ptr()
 
 
 def test_padding():

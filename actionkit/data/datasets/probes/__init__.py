@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from actionkit.contracts import Dataset, Record
-from actionkit.data.datasets.probes import appearance_motion
+from actionkit.data.datasets.probes import appearance_motion, order
 from actionkit.data.datasets.probes.video import write
 
-KINDS: dict[str, ModuleType] = {"appearance_motion": appearance_motion}
+KINDS: dict[str, ModuleType] = {"appearance_motion": appearance_motion, "order": order}
 SPLITS = {"train": "train", "val": "val", "test": "val"}  # split -> the scenes it takes
 RENDER_VERSION = 1  # to be raised whenever a picture changes
 
@@ -29,16 +29,23 @@ RENDER_VERSION = 1  # to be raised whenever a picture changes
 class Probes(Dataset):
     """Embedded videos that prove what a network sees, rendered into a cache on first use.
 
-    `appearance_motion`: an object in 3 colours times 3 motions, 9 classes such as `red_rise`, 24
-    frames at 12 fps. A stream that sees gray frames or their flow, and one that sees a set of
-    frames without their order, reach 1/3 at most; both together reach 1. Every scene is rendered
-    once per class, so nothing of a scene tells the class. Decoded, the clips of one scene and
-    colour hold the same frames bit by bit; gray frames of the colours differ by rounding to RGB
-    alone, by 1 of 255 levels in 8 % of the pixels. Upside down, rise would be fall: do not mirror.
+    Every scene is rendered once per class, so nothing of a scene tells the class.
 
-    Train and val have scenes of their own; test is val. The 432 clips take 2 s to render and 7 MB
-    in $ACTIONKIT_CACHE, else $XDG_CACHE_HOME/actionkit, else ~/.cache/actionkit, where every set of
-    parameters that changes a picture has its folder.
+    `appearance_motion`: an object in 3 colours times 3 motions, 9 classes such as `red_rise`. A
+    stream that sees gray frames or their flow, and one that sees a set of frames without their
+    order, reach 1/3 at most; both together reach 1. Decoded, the clips of one scene and colour hold
+    the same frames bit by bit; gray frames of the colours differ by rounding to RGB alone, by 1 of
+    255 levels in 8 % of the pixels. Upside down, rise would be fall: do not mirror.
+
+    `order`: an arrow grows, moves to the right and rotates, each there and back, in one of 6
+    orders, 6 classes such as `grow_move_rotate`. What pools frames, or their flow, without order
+    reaches 1/6: decoded, all clips of a scene hold the same frames, and the same flow between
+    neighbours, bit by bit. That is so for samples too where they fall alike into all three events,
+    as single frames of 3, 6 or 12 `segments` do.
+
+    Clips have 24 frames at 12 fps. Train and val have scenes of their own; test is val. They take
+    2 s to render and 7 MB (`order`: 5 MB) in $ACTIONKIT_CACHE, else $XDG_CACHE_HOME/actionkit, else
+    ~/.cache/actionkit, where every set of parameters that changes a picture has its folder.
     """
 
     classes: list[str]
@@ -47,7 +54,7 @@ class Probes(Dataset):
         self,
         split: str,
         *,
-        kind: Literal["appearance_motion"] = "appearance_motion",
+        kind: Literal["appearance_motion", "order"] = "appearance_motion",
         train_scenes: int = 36,
         val_scenes: int = 12,
         size: int = 64,
@@ -70,7 +77,7 @@ class Probes(Dataset):
         self._kind, self._size, self._seed = kind, size, seed
         self._scenes = train_scenes if split == "train" else val_scenes
         self._split = SPLITS[split]
-        self._folder = _cache() / "probes" / f"{kind}-{self._key()}"
+        self._folder = cache_folder() / "probes" / f"{kind}-{self._key()}"
 
     def prepare(self) -> None:
         """Renders the missing files; several processes may do so at once, or one be killed.
@@ -116,7 +123,7 @@ class Probes(Dataset):
                 write(path, pictures, kind.FPS)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """Folder for files that can be made again."""
     own = os.environ.get("ACTIONKIT_CACHE")
     if own:

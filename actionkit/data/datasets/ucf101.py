@@ -1,0 +1,196 @@
+"""UCF101 with its official lists (Soomro, Zamir, Shah 2012, arXiv:1212.0402)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from actionkit.contracts import Dataset, Record
+from actionkit.data.datasets.lists import Inside, Problems, read_lines
+
+INDEX = "classInd.txt"
+LAYOUTS = ("{folder}/{name}", "{name}", "UCF-101/{folder}/{name}")  # below root
+A_FEW = 5  # files looked at to learn the layout
+CLASS_LINE = re.compile(r"(\d+)\s+([\w-]+)")
+CLIP_LINE = re.compile(r"([^/\s]+)/(v_[\w-]+_g\d+_c\d+\.\w+)(?:[ \t]+(\S+))?")
+
+
+class UCF101(Dataset):
+    """UCF101 by its official lists: 13,320 clips of 101 actions, three splits.
+
+    `root` holds the videos as root/CLASS/v_CLASS_g01_c01.avi, the same below root/UCF-101, or all
+    in root itself. `lists` is the folder of classInd.txt, trainlist01.txt, testlist01.txt and so on
+    (UCF101TrainTestSplits-RecognitionTask.zip); by default root/ucfTrainTestlist,
+    ucfTrainTestlist beside root, or root, the first that holds classInd.txt. `split` 1, 2 or 3 says
+    which pair of lists is used; published figures are of split 1 or the mean of the three.
+
+    UCF101 has no validation split: `val` and `test` are both the official test list, so a
+    checkpoint chosen by its score on `val` flatters the score on `test`.
+
+    Classes are those of classInd.txt, in its order. A list may be cut to the clips you have. All
+    its lines are checked; which files exist is not, since `actionkit check` opens them all.
+    `group` is the video a clip was cut from, as v_Archery_g08; the official lists keep each on one
+    side, and lists that do not are refused.
+    """
+
+    classes: list[str]
+
+    def __init__(
+        self, subset: str, *, root: Path, split: Literal[1, 2, 3] = 1, lists: Path | None = None
+    ) -> None:
+        if subset not in ("train", "val", "test"):
+            raise ValueError(f"has the subsets train, val and test, but was asked for {subset!r}")
+        if split not in (1, 2, 3):
+            raise ValueError(f"has the splits 1, 2 and 3, but was asked for {split!r}; write 1")
+        root = Path(root)
+        if not root.is_dir():
+            raise ValueError(f"finds no folder {root}; check root")
+        folder, problems = _lists_folder(root, lists), Problems()
+        self.classes = _read_classes(folder / INDEX, problems)
+        problems.require_none()  # without classes no line can be judged
+        paths = {side: folder / f"{side}list0{split}.txt" for side in ("train", "test")}
+        sides = {side: _read_clips(path, self.classes, problems) for side, path in paths.items()}
+        _check_groups(sides, paths, problems)
+        side = "train" if subset == "train" else "test"
+        self._list, self._clips = paths[side], sides[side]
+        self.root = root.resolve()
+        self._layout = _layout(self.root, self._clips)
+        inside = Inside(root)
+        for clip in self._clips:
+            try:
+                inside.locate(clip.place(self._layout))
+            except ValueError as error:
+                problems.add(self._list, error, clip.line)
+        problems.require_none()
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> Record:
+        clip = self._clips[index]
+        return Record(
+            id=clip.id,
+            sources={"rgb": self.root / clip.place(self._layout)},
+            target=clip.target,
+            group=clip.group,
+            origin=f"{self._list}:{clip.line}",
+        )
+
+
+class _Clip(NamedTuple):
+    folder: str
+    name: str
+    target: int
+    line: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.folder}/{os.path.splitext(self.name)[0]}"
+
+    @property
+    def group(self) -> str:
+        return self.name.rpartition("_c")[0]
+
+    def place(self, layout: str) -> str:
+        return layout.format(folder=self.folder, name=self.name)
+
+
+def _lists_folder(root: Path, lists: Path | None) -> Path:
+    """The folder that holds the class index. Raises ValueError if there is none."""
+    beside = Path(os.path.abspath(root)).parent
+    tried = [root / "ucfTrainTestlist", beside / "ucfTrainTestlist", root]
+    tried = tried if lists is None else [Path(lists)]
+    for folder in tried:
+        if (folder / INDEX).is_file():
+            return folder
+    raise ValueError(
+        f"finds no {INDEX} in {' or '.join(str(folder) for folder in tried)}; unpack "
+        "UCF101TrainTestSplits-RecognitionTask.zip beside the videos, or name its folder as lists"
+    )
+
+
+def _read_classes(path: Path, problems: Problems) -> list[str]:
+    """The names of "1 ApplyEyeMakeup", which count from 1."""
+    classes: list[str] = []
+    for line, text in _read(path, problems):
+        match = CLASS_LINE.fullmatch(text)
+        wanted = len(classes) + 1
+        if not match or int(match[1]) != wanted:
+            problems.add(path, f"expected '{wanted} NAME', got {text!r}", line)
+        elif match[2] in classes:
+            problems.add(path, f"the class {match[2]!r} is listed twice; take one out", line)
+        classes.append(match[2] if match else "")
+    return classes
+
+
+def _read_clips(path: Path, classes: list[str], problems: Problems) -> list[_Clip]:
+    """The sound lines of "Archery/v_Archery_g08_c01.avi 3"; in a test list without the number."""
+    numbers = {name: number for number, name in enumerate(classes, 1)}
+    clips: dict[str, _Clip] = {}
+    for line, text in _read(path, problems):
+        match = CLIP_LINE.fullmatch(text)
+        label = match[3] if match else None
+        if not match or (label is None and path.name.startswith("train")):
+            number = " NUMBER" if path.name.startswith("train") else ""
+            text = f"expected 'CLASS/v_CLASS_g01_c01.avi{number}', got {text!r}"
+        elif match[1] not in numbers:
+            text = f"expected a class of {INDEX}, got {match[1]!r}"
+        elif wrong := _wrong_label(label, numbers[match[1]], classes):
+            text = wrong
+        elif known := clips.get(match[2]):
+            text = f"{match[2]} is in line {known.line} already; take one out"
+        else:
+            clips[match[2]] = _Clip(match[1], match[2], numbers[match[1]] - 1, line)
+            continue
+        problems.add(path, text, line)
+    return list(clips.values())
+
+
+def _wrong_label(label: str | None, wanted: int, classes: list[str]) -> str:
+    """What is wrong with the number behind a clip of class `wanted`; empty if nothing."""
+    number = wanted if label is None else int(label) if label.isdecimal() else 0
+    if number == wanted:
+        return ""
+    if not 1 <= number <= len(classes):
+        return f"label {label} outside 1..{len(classes)} ({len(classes)} classes)"
+    folder, name = classes[wanted - 1], classes[number - 1]
+    return f"expected label {wanted}, since the folder is {folder}, got {number}, which is {name}"
+
+
+def _check_groups(
+    sides: dict[str, list[_Clip]], paths: dict[str, Path], problems: Problems
+) -> None:
+    """Refuses a source video with clips on both sides: it would be known before it is tested."""
+    trained = {clip.group: clip.line for clip in sides["train"]}
+    for clip in sides["test"]:
+        if line := trained.pop(clip.group, None):  # once a group
+            text = (
+                f"the source video {clip.group} is in train too ({paths['train']}:{line}); "
+                "take its clips out of one list"
+            )
+            problems.add(paths["test"], text, clip.line)
+
+
+def _layout(root: Path, clips: list[_Clip]) -> str:
+    """How videos lie below root, told by the first few that are listed."""
+    for layout in LAYOUTS:
+        if any(os.path.lexists(root / clip.place(layout)) for clip in clips[:A_FEW]):
+            return layout
+    return LAYOUTS[0]
+
+
+def _read(path: Path, problems: Problems) -> list[tuple[int, str]]:
+    """The lines of a list, of which there must be some."""
+    if not path.is_file():
+        problems.add(path, "there is no such file; unpack all official lists into one folder")
+        return []
+    try:
+        lines = read_lines(path)
+    except ValueError as error:
+        problems.add(path, error)
+        return []
+    if not lines:
+        problems.add(path, "expected lines, but the file is empty")
+    return lines
