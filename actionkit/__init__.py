@@ -1,7 +1,7 @@
 """Video action recognition: components as plugins, composed by YAML recipes.
 
-    task, data = actionkit.build("recipes/two_stream.yaml")  # a LightningModule and its data
-    actionkit.load("runs/two_stream/...").predict("clip.mp4")  # what a trained run says of a video
+task, data = actionkit.build("recipes/two_stream.yaml")  # a LightningModule and its data
+actionkit.load("runs/two_stream/...").predict("clip.mp4")  # what a trained run says of a video
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def build(
-    recipe: str | Path, overrides: Iterable[str] = ()
-) -> tuple[Recognition, DataModule]:
+def build(recipe: str | Path, overrides: Iterable[str] = ()) -> tuple[Recognition, DataModule]:
     """A recipe's task (a LightningModule) and data module, ready for a Trainer.
 
     `recipe` is a file or a name, `overrides` are such as "data.batch=8". Raises RecipeError with

@@ -7,6 +7,12 @@ class RunError(RuntimeError):
     exit_code = 1
 
 
+class NoRoomError(RunError):
+    """A disk is full, or cannot be written."""
+
+    exit_code = 3
+
+
 class TooManyBadClipsError(RunError):
     """More clips cannot be read than the recipe's `data.max_bad` allows."""
 

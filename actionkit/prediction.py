@@ -82,9 +82,7 @@ class Predictor:
             recipe = Path(folder, f"{content['recipe']['name']}.yaml")
             recipe.write_text(yaml.safe_dump(content["recipe"]["recipe"]), encoding="utf-8")
             nothing = Files([], content["classes"], content["modalities"])
-            found = builder.blueprint(
-                recipe, overrides, datasets={PREDICT: nothing}, trained=True
-            )
+            found = builder.blueprint(recipe, overrides, datasets={PREDICT: nothing}, trained=True)
         task, data = builder.build(found)
         restore(task, content, file)
         return cls(found, task, data)
@@ -120,7 +118,9 @@ class Predictor:
         if window is not None:
             hop = window / 2 if hop is None else hop
             if not (window > 0 and hop > 0):
-                raise RunError(f"windows of {window} s, one every {hop} s, need more than 0 seconds")
+                raise RunError(
+                    f"windows of {window} s, one every {hop} s, need more than 0 seconds"
+                )
             reader = self._data.reader
             records = [part for r in records for part in in_windows(r, reader, window, hop)]
         if not records:
@@ -155,7 +155,7 @@ class Predictor:
 
 
 def _by_id(results: Results, task: Recognition) -> dict[str, dict[str, dict[str, float]]]:
-    """id -> name of Output -> class -> score."""
+    """Id -> name of Output -> class -> score."""
     classes: Any = task.system.classes
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in results.ids}
     for output, rows in results.scores.items():

@@ -37,6 +37,7 @@ QUIET = (
     ".*Found .* module.* in eval mode at the start of training.*",  # frozen ones are meant to be
 )
 LOG_EVERY = 10  # steps
+STATE = 8  # bytes of a checkpoint for each parameter, with one moment of the optimizer
 
 
 def fit(
@@ -63,6 +64,7 @@ def fit(
         log_every_n_steps=min(LOG_EVERY, steps),
         default_root_dir=run.path,
     )
+    run.require_space(STATE * sum(p.numel() for p in task.network.parameters()))
     run.begin(record)
     console.print(_heading(found, task, data, run), highlight=False, soft_wrap=True)
     for line in found.loaded:

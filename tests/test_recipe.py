@@ -21,7 +21,12 @@ def test_a_recipe_is_a_path_or_a_name():
     assert ours.name == "two_stream"
     assert ours.values["name"] == "two_stream"
     assert load("actionkit:two_stream").values == ours.values
-    assert load("ucf101/two_stream").place(("name",)).rpartition(":")[0].endswith("ucf101/two_stream.yaml")
+    assert (
+        load("ucf101/two_stream")
+        .place(("name",))
+        .rpartition(":")[0]
+        .endswith("ucf101/two_stream.yaml")
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ app = typer.Typer(
     help="Video action recognition: components as plugins, composed by YAML recipes.\n\n"
     "A recipe is a file (recipes/two_stream.yaml) or a name (two_stream). Any value of it can be "
     "changed behind it: actionkit fit two_stream trainer.max_epochs=3 data.batch=8",
-    epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 4 too many "
-    "unreadable clips, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 3 no room "
+    "on the disk, 4 too many unreadable clips, 130 interrupted.",
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=False,
@@ -40,7 +40,7 @@ def options(
 
 app.command()(training.fit)
 app.command()(training.validate)
-app.command()(training.test)
+app.command("test")(training.evaluate)
 app.command()(predicting.predict)
 app.command()(looking.check)
 app.command()(looking.show)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from actionkit.cli.arguments import Checkpoint, Json
@@ -67,18 +68,24 @@ def _show(found: list[Prediction], top: int, protocol: str, out: Path | None) ->
     view.add_column("video", overflow="fold")
     if timed:
         view.add_column("seconds", justify="right", no_wrap=True)
-    view.add_column("class and score", overflow="fold")
+    view.add_column("class", overflow="fold")
+    view.add_column("score", justify="right", no_wrap=True)
+    if top > 1:
+        view.add_column("then", overflow="fold", style="dim")
     for p in found:
-        best = ", ".join(f"{name} {score:.3f}" for name, score in p.top(top))
-        first, _, others = best.partition(", ")
-        text = f"[bold green]{first}[/] [dim]{others}[/]" if best else f"[red]{p.error}[/]"
-        seconds = [] if not timed else [_seconds(p)]
-        view.add_row(p.path, *seconds, text)
+        cells = [escape(p.path), *([_seconds(p)] if timed else [])]
+        if p.scores:
+            (name, score), *others = p.top(top)
+            then = ", ".join(f"{name} {score:.3f}" for name, score in others)
+            cells += [f"[bold green]{escape(name)}[/]", f"{score:.3f}", escape(then)]
+        else:
+            cells.append(f"[red]{escape(p.error)}[/]")
+        view.add_row(*cells[: len(view.columns)])
     console = Console()
     console.print(view)
     bad = sum(not p.scores for p in found)
     if bad:
-        console.print(f"[red]{bad} of {len(found)} could not be read[/]")
+        console.print(f"[red]{bad} of {len(found)} could not be read[/]", highlight=False)
     where = f"; all scores are in {out}" if out else ""
     console.print(f"[dim]scores: {protocol}{where}[/]", highlight=False, soft_wrap=True)
 

@@ -41,7 +41,7 @@ def validate(run: Run, overrides: Overrides = None, checkpoint: Checkpoint = "be
     _evaluate(run, overrides, checkpoint, "validate", "val")
 
 
-def test(
+def evaluate(
     run: Run,
     overrides: Overrides = None,
     split: Annotated[Split, typer.Option(help="The part of the data set.")] = "test",

@@ -47,7 +47,7 @@ class DataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.datasets, self.reader = datasets, reader
+        self.datasets, self.reader = dict(datasets), reader
         self.train_stage, self.eval_stage = train, eval
         self.batch, self.views_per_item, self.seed = batch, views_per_item, seed
         self.workers = min(MAX_WORKERS, cpus()) if workers == "auto" else int(workers)

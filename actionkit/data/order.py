@@ -63,9 +63,7 @@ class Order(torch.utils.data.Sampler[list[Ask]]):
 class InTurn(torch.utils.data.Sampler[list[Ask]]):
     """Batches of one rank, in evaluation: item i once, in parts[i] parts, nothing repeated."""
 
-    def __init__(
-        self, parts: Sequence[int], batch: int, *, rank: int = 0, world: int = 1
-    ) -> None:
+    def __init__(self, parts: Sequence[int], batch: int, *, rank: int = 0, world: int = 1) -> None:
         asks = [Ask(index, 0, part) for index, count in enumerate(parts) for part in range(count)]
         own = asks[rank::world]
         self.batches = [own[start : start + batch] for start in range(0, len(own), batch)]

@@ -28,9 +28,7 @@ class Look(NamedTuple):
         return f"{self.split}: {self.clips - len(self.bad)} of {self.clips} clips can be opened"
 
 
-def preflight(
-    datasets: Mapping[str, Dataset], reader: Reader, console: Console
-) -> Iterator[Look]:
+def preflight(datasets: Mapping[str, Dataset], reader: Reader, console: Console) -> Iterator[Look]:
     """Opens every file and decodes its first frame. A split of the same clips as another one is
     looked at once.
     """
@@ -46,7 +44,11 @@ def preflight(
             answers = pool.map(lambda record: _probe(record, reader), records)
             errors = list(
                 track(
-                    answers, f"{split}: opening files", len(records), console=console, transient=True
+                    answers,
+                    f"{split}: opening files",
+                    len(records),
+                    console=console,
+                    transient=True,
                 )
             )
         seen[clips] = Look(split, len(records), [bad for bad in errors if bad])

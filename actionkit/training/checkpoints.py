@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from actionkit.errors import RunError
+from actionkit.errors import NoRoomError, RunError
 from actionkit.training.run_folder import free_bytes, megabytes, replacing
 
 NAMES = ("best", "last")
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Puts a checkpoint in its place; on any error what was there before stays.
 
-        Raises RunError where it cannot be written, or holds more than plain data and tensors.
+        Raises NoRoomError where it cannot be written, RunError where it holds more than plain data and tensors.
         """
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO takes no storage_options")
@@ -63,7 +63,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 _read_back(Path(file.name), path, checkpoint)
         except OSError as error:
             kept = "; the file before it is kept" if path.exists() else ""
-            raise RunError(
+            raise NoRoomError(
                 f"{path} cannot be written: {error.strerror or error}; it takes "
                 f"{megabytes(len(content))} and {megabytes(free_bytes(path.parent))} are free"
                 f"{kept}. Free space, or choose another --run"

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from actionkit.errors import NoRunError, RunError
+from actionkit.errors import NoRoomError, NoRunError, RunError
 
 INHERITED = "ACTIONKIT_RUN_FOLDER"  # tells the processes that rank 0 starts
 HOST = platform.node().partition(".")[0]
@@ -71,13 +71,13 @@ class RunFolder:
                     folder.rmdir()
 
     def require_space(self, checkpoint: int) -> None:
-        """Raises RunError where there is no room for three checkpoints of so many bytes.
+        """Raises NoRoomError where there is no room for three checkpoints of so many bytes.
 
         That is best, last, and the one being written.
         """
         free = free_bytes(self.path)
         if free < 3 * checkpoint:
-            raise RunError(
+            raise NoRoomError(
                 f"{self.path} has room for {megabytes(free)}, but a run keeps two checkpoints and "
                 f"writes a third, of {megabytes(checkpoint)} each; free space, or choose another "
                 "--run"

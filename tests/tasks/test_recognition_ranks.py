@@ -10,8 +10,8 @@ from test_recognition import Note, bad, run
 
 from actionkit.data.collate import collate
 from actionkit.network import SCORES
-from actionkit.training.checkpoints import checkpoints
 from actionkit.tasks.recognition import Recognition, _share
+from actionkit.training.checkpoints import checkpoints
 
 RANK_TARGETS = {0: [0, -1, 2, 1], 1: [-1, -1, 1, -1]}  # three labelled clips, and one
 

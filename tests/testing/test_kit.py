@@ -152,7 +152,7 @@ def test_what_compilers_refuse_is_reported():
 def test_its_own_arguments_are_checked():
     with pytest.raises(ValueError, match="'nobody' registers no component here; those that do: ac"):
         conformance("nobody")
-    with pytest.raises(ValueError, match="does not register: ltsm; it registers .*lstm"):
+    with pytest.raises(ValueError, match=r"does not register: ltsm; it registers .*lstm"):
         conformance("actionkit", options={"ltsm": {"hidden": 3}})
     with pytest.raises(ValueError, match="cases that do not exist: lstm-nothing"):
         conformance("actionkit", expected_failures={"lstm-nothing": "because"})

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import json
 import os
@@ -144,9 +145,9 @@ def test_results_of_several_commands_stand_side_by_side(tmp_path):
 def test_writes_as_a_whole_or_not_at_all(tmp_path):
     file = tmp_path / "results.json"
     write(file, "first\n")
-    with pytest.raises(RuntimeError, match="killed"), replacing(file) as half:
+    with contextlib.suppress(RuntimeError), replacing(file) as half:
         half.write(b"x" * 100_000)
-        raise RuntimeError("killed")
+        raise RuntimeError("in the middle")
     assert file.read_text() == "first\n"
     assert list(tmp_path.iterdir()) == [file]  # no temporary one left
     write(file, "second\n")
