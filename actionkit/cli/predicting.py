@@ -48,6 +48,10 @@ def predict(
     """
     if out is not None and out.suffix not in (".csv", ".json"):
         raise typer.BadParameter("expected a name that ends in .csv or .json", param_hint="--out")
+    from actionkit.training.run_folder import checkpoint_of
+
+    if run.suffix != ".ckpt":
+        checkpoint_of(run, checkpoint)  # before torch is imported
     from actionkit.prediction import Predictor
 
     predictor = Predictor.load(run, checkpoint, change or ())

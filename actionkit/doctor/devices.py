@@ -13,6 +13,7 @@ from actionkit.doctor.machine import SHM_CURE
 from actionkit.doctor.result import Result, cause, fault, ok, warning
 
 BATCH = 32 * 2**20  # bytes; four of them are under way at a time, twice what Docker gives by itself
+TIMEOUT = 30  # seconds for a batch; also for noticing that a worker has died
 DRIVER = "install a newer NVIDIA driver, or a torch for this one (https://pytorch.org/get-started)"
 
 
@@ -33,7 +34,7 @@ def workers() -> Iterator[Result]:
     from torch.utils.data import DataLoader
 
     try:
-        loader = DataLoader(Batches(), batch_size=None, num_workers=2, timeout=30)  # type: ignore[arg-type, var-annotated]
+        loader = DataLoader(Batches(), batch_size=None, num_workers=2, timeout=TIMEOUT)  # type: ignore[arg-type, var-annotated]
         right = [int(batch[-1]) for batch in loader] == list(range(len(Batches())))
     except (Exception, SystemExit) as error:
         yield fault("workers", f"2 workers fail: {cause(error)}", SHM_CURE)

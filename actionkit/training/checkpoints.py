@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Puts a checkpoint in its place; on any error what was there before stays.
 
-        Raises NoRoomError where it cannot be written, RunError where it holds more than plain data and tensors.
+        Raises NoRoomError where it cannot be written, RunError where it holds more than plain data.
         """
         if storage_options is not None:
             raise TypeError("AtomicCheckpointIO takes no storage_options")

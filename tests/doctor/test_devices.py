@@ -34,6 +34,7 @@ def test_two_workers_pass_batches():
 ])  # fmt: skip
 def test_workers_that_fail_are_a_fault(monkeypatch, batches, words, cure):
     monkeypatch.setattr(devices, "Batches", batches)
+    monkeypatch.setattr(devices, "TIMEOUT", 5)
     (row,) = rows(devices.workers)
     assert row.state == "fault"
     assert words in row.text
