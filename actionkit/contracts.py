@@ -329,6 +329,7 @@ class Transform(ABC):
     """A change of clips. It always sees a batch, [B, V, T, ...]; in a worker one of size 1."""
 
     runs_on: ClassVar[Literal["sample", "batch", "both"]] = "both"
+    copies: int = 1  # clips it makes of one; a batch of evaluation is that much smaller
 
     def out(self, shapes: dict[str, Shape]) -> dict[str, Shape]:
         """The shapes by modality that `apply` leaves. Raises ValueError for what it cannot take."""

@@ -22,6 +22,7 @@ SMALL = {  # wherever a recipe writes such a key
     ("backbone", "arch"): "test_resnet",
     ("backbone", "pretrained"): "false",
     ("per_sample", "size"): 64,
+    ("per_batch", "size"): 56,
     ("aggregate", "width"): 64,
     ("data", "batch"): 4,
 }
@@ -145,9 +146,20 @@ def test_the_box_in_a_frame_of_ucf101_is_as_large_as_the_recipe_says(name, side,
     rows_and_columns = torch.from_numpy(np.indices((240, 320), np.float32))
     front = torch.ones(1, 1, 1)
     clip = Clip(rows_and_columns[None, None, None], front.bool(), front, "rgb")
-    for stage in (found.stages.train, found.stages.eval):
-        crop = stage.per_sample[0]
-        for rng in (None, *map(np.random.default_rng, range(20))):
-            seen = crop.apply({"rgb": clip}, [crop.draw(rng)])["rgb"].x
-            assert seen.shape[-2:] == (224, 224)
-            assert (seen.amax((-1, -2)) - seen.amin((-1, -2)) == side - 1).all()
+    crop = found.stages.train.per_sample[0]
+    for rng in map(np.random.default_rng, range(20)):
+        seen = crop.apply({"rgb": clip}, [crop.draw(rng)])["rgb"].x
+        assert seen.shape[-2:] == (224, 224)
+        assert (extent(seen) == side - 1).all()
+    whole = found.stages.eval.per_sample[0].apply({"rgb": clip}, [{}])
+    assert extent(whole["rgb"].x).flatten().tolist() == [239, 319]
+    ten = found.stages.eval.per_batch[0].apply(whole, [{}])["rgb"].x
+    assert ten.shape[1:] == (10, 1, 2, 224, 224)
+    assert (extent(ten) - (side - 1)).abs().max() < 0.5
+    assert (ten.amin((0, 1, 2, 4, 5)) == 0).all()  # from corner to corner
+    assert ten.amax((0, 1, 2, 4, 5)).tolist() == [239, 319]
+
+
+def extent(x):
+    """From the first row and column to the last, of each picture."""
+    return x.amax((-1, -2)) - x.amin((-1, -2))

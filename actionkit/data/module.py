@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -86,7 +87,9 @@ class DataModule(lightning.LightningDataModule):
             views_per_item=limit,
         )
         rank, world = self._place()
-        own = max(1, self.batch // world // min(stage.sampler.views or limit, limit))
+        views = min(stage.sampler.views or limit, limit)
+        copies = math.prod(transform.copies for transform in stage.per_batch)
+        own = max(1, self.batch // world // views // copies)
         return self._loader(clips, InTurn(self._parts(dataset), own, rank=rank, world=world))
 
     def _parts(self, dataset: Dataset) -> list[int]:

@@ -13,7 +13,8 @@ from actionkit.data.module import DataModule, Stage, cpus
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense, Segments, Sliding
 from actionkit.data.transforms.crop import CropResize
-from actionkit.data.transforms.flow import DISFlow, FlowStack
+from actionkit.data.transforms.dis import DISFlow
+from actionkit.data.transforms.stack import FlowStack
 from actionkit.data.transforms.mirror import Mirror
 
 

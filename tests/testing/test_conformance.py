@@ -4,6 +4,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision.models.optical_flow import raft_small
 from videos import moving_frames, write_video
 
 from actionkit.testing import conformance
@@ -11,6 +13,7 @@ from actionkit.testing import conformance
 TEMPORARY = tempfile.TemporaryDirectory(prefix="actionkit-")  # options need its name at once
 ROOT = Path(TEMPORARY.name, "videos")
 UCF101 = Path(TEMPORARY.name, "UCF-101")
+RAFT = Path(TEMPORARY.name, "raft.pth")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,6 +25,7 @@ def files():
     (ROOT / "val.txt").write_text("run/b.mp4 run\n")
     for name in ("v_Run_g08_c01", "v_Run_g01_c01"):
         write_video(UCF101 / f"Run/{name}.avi", moving_frames(3), codec="mpeg4")
+    torch.save(raft_small().state_dict(), RAFT)
     (UCF101 / "classInd.txt").write_text("1 Run\n")
     (UCF101 / "trainlist01.txt").write_text("Run/v_Run_g08_c01.avi 1\n")
     (UCF101 / "testlist01.txt").write_text("Run/v_Run_g01_c01.avi\n")
@@ -42,10 +46,17 @@ test_conformance = conformance(
         "probes": {"train_scenes": 2, "val_scenes": 1, "size": 32},
         "dense": {"length": 5, "stride": 2, "clips": 3},
         "segments": {"count": 3, "length": 2},
+        "full": {"stride": 2, "most": 9},
         "sliding": {"length": 5, "hop": 3},
+        "strided": {"count": 3, "length": 2, "stride": (2, 4)},
         "uniform": {"count": 4},
         "crop_resize": {"size": 16},
+        "crops": {"size": 24},
         "dis_flow": {"length": 3, "name": "motion"},
+        "gray_gradients_flow": {"length": 4},
+        "raft_flow": {"length": 1, "name": "motion", "weights": RAFT, "updates": 1},
+        "rgb_diff": {"length": 3},
+        "tvl1_flow": {"length": 3, "name": "motion"},
         "flow_stack": {"length": 4},
     },
 )

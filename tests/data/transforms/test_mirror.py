@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from actionkit.contracts import Clip
-from actionkit.data.transforms.flow import DISFlow
+from actionkit.data.transforms.dis import DISFlow
 from actionkit.data.transforms.mirror import Mirror
 
 YES, NO = {"mirror": True}, {"mirror": False}
