@@ -290,6 +290,8 @@ class Reader(ABC):
     upright, as the file's rotation says.
     """
 
+    folders: ClassVar[bool] = False  # whether its sources are folders of images, not files
+
     @abstractmethod
     def probe(self, path: Path) -> Info:
         """Raises VideoReadError for what is not a video with at least one frame."""

@@ -113,7 +113,8 @@ class Predictor:
                 f"this network was trained on files of {', '.join(modalities)} for each clip, and "
                 "can only be evaluated on such a data set; use actionkit test"
             )
-        videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
+        given = [paths] if isinstance(paths, str | Path) else paths
+        videos = find_videos(given, folders=self._data.reader.folders)
         records = [whole(path, modalities[0]) for path in videos]
         if window is not None:
             hop = window / 2 if hop is None else hop

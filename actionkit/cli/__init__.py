@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from actionkit import __version__
-from actionkit.cli import doctor, info, listing, looking, predicting, training
+from actionkit.cli import bench, doctor, frames, info, listing, looking, predicting, training
 
 app = typer.Typer(
     name="actionkit",
@@ -44,9 +44,11 @@ app.command("test")(training.evaluate)
 app.command()(predicting.predict)
 app.command()(looking.check)
 app.command()(looking.show)
+app.command()(frames.frames)
 app.command("list")(listing.list_components)
 app.command()(info.info)
 app.command()(doctor.doctor)
+app.add_typer(bench.bench, name="bench")
 
 
 def main() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actionkit import registry, schema
-from actionkit.doctor.result import Result, cause, fault, ok, warning
+from actionkit.doctor.result import Result, cause, fault, ok
 
 DECODERS = ("h264", "hevc", "mpeg4", "vp9")
 DEFAULT = "pyav"  # what recipes use that name no reader
 ENCODERS = ("libx264", "mpeg4")  # of the embedded data set, and of clips for loggers
+UNTRIED = "was not tried"
 REINSTALL = "pip install --force-reinstall --only-binary av av"  # its wheels hold a whole FFmpeg
 
 
@@ -45,9 +46,9 @@ def readers() -> Iterator[Result]:
             continue
         name = entry.name
         if not wrong:
-            yield ok(name, "reads H.264 in MP4 and MPEG-4 in AVI, with B-frames, frame by frame")
-        elif wrong.startswith("needs"):
-            yield warning(name, wrong, "try it: actionkit check RECIPE")
+            yield ok(name, "reads what it takes of H.264 in MP4 and MPEG-4 in AVI frame by frame")
+        elif wrong.startswith(UNTRIED):
+            yield ok(name, wrong)
         else:
             yield fault(name, wrong, cure)
 
@@ -62,10 +63,14 @@ def _wrong(entry: registry.Entry) -> str | None:
     try:
         required = [p.name for p in schema.parameters(entry).values() if p.required]
         if required:
-            return f"needs the option {' and '.join(required)}, so it was not tried"
-        registry.load(entry)
+            return f"{UNTRIED}: it needs the option {' and '.join(required)}"
+        registry.load(entry)()
     except registry.BrokenComponentError:
         return None
+    except ValueError as error:  # an extra that is not installed
+        return f"{UNTRIED}: it {error}"
+    except (Exception, SystemExit) as error:
+        return f"cannot be made: {cause(error)}"
     try:
         readers.exact(Subject(entry))
     except AssertionError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -73,6 +74,14 @@ def video(path: Path, *, codec: str, frames: int = 24, height: int = 48, width: 
     still = np.kron(texture, np.ones((8, 8, 1), np.uint8))
     moving = np.stack([np.roll(still, 5 * t, axis=1) for t in range(frames)])
     return write_video(path, moving, codec=codec, options={"g": "12", "bf": "2", "b": "4M"})
+
+
+def images(folder: Path, frames: np.ndarray) -> Path:
+    """Writes frames [T, H, W, 3] uint8 as a folder of images, img_00001.png and so on."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames, 1):
+        cv2.imwrite(str(folder / f"img_{number:05}.png"), frame[..., ::-1])
+    return folder
 
 
 def write_video(

@@ -31,7 +31,19 @@ def test_help_names_every_command_and_teaches_overrides():
     text = invoke("--help")
     for word in ("fit", "test", "check", "show", "list", "trainer.max_epochs=3", "Exit codes"):
         assert word in text
-    commands = ("fit", "validate", "test", "predict", "check", "show", "list", "info", "doctor")
+    commands = (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "check",
+        "show",
+        "frames",
+        "list",
+        "info",
+        "doctor",
+        "bench",
+    )
     for command in commands:
         assert command in text
         assert "Usage" in invoke(command, "--help")

@@ -14,8 +14,8 @@ from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense, Segments, Sliding
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.dis import DISFlow
-from actionkit.data.transforms.stack import FlowStack
 from actionkit.data.transforms.mirror import Mirror
+from actionkit.data.transforms.stack import FlowStack
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 from torchvision.models.optical_flow import raft_small
 from videos import moving_frames, write_video
 
+from actionkit.data.readers.torchcodec import TorchCodec
 from actionkit.testing import conformance
 
 TEMPORARY = tempfile.TemporaryDirectory(prefix="actionkit-")  # options need its name at once
@@ -34,13 +35,25 @@ def files():
         yield
 
 
+def without_torchcodec():
+    """Cases that fail where the extra torchcodec, or FFmpeg's libraries for it, are not there."""
+    try:
+        TorchCodec()
+    except ValueError as error:
+        checks = ("exact", "errors", "odd", "no_handles", "pickle")
+        return {f"torchcodec-{check}": str(error) for check in checks}
+    return {}
+
+
 test_conformance = conformance(
     "actionkit",
+    expected_failures=without_torchcodec(),
     options={
         "timm": {"arch": "test_resnet"},
         "lstm": {"hidden": 5},
         "fc": {"width": 6},
         "folder": {"root": ROOT},
+        "frames": {"fps": 25},
         "listing": {"root": ROOT, "train": "train.txt", "val": "val.txt"},
         "ucf101": {"root": UCF101},
         "probes": {"train_scenes": 2, "val_scenes": 1, "size": 32},
@@ -51,11 +64,13 @@ test_conformance = conformance(
         "strided": {"count": 3, "length": 2, "stride": (2, 4)},
         "uniform": {"count": 4},
         "crop_resize": {"size": 16},
+        "corner_multi_scale": {"size": 16},
         "crops": {"size": 24},
         "dis_flow": {"length": 3, "name": "motion"},
         "gray_gradients_flow": {"length": 4},
         "raft_flow": {"length": 1, "name": "motion", "weights": RAFT, "updates": 1},
         "rgb_diff": {"length": 3},
+        "short_side_scale": {"size": 16},
         "tvl1_flow": {"length": 3, "name": "motion"},
         "flow_stack": {"length": 4},
     },

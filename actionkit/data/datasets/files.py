@@ -27,21 +27,31 @@ class Files(Dataset):
         return self.records[index]
 
 
-def find_videos(paths: Iterable[Path | str]) -> list[Path]:
+def find_videos(paths: Iterable[Path | str], *, folders: bool = False) -> list[Path]:
     """The files, and in the place of a folder all videos below it, each once.
 
-    Raises RunError for a folder without a video. A file that does not exist is met when it is read.
+    Where videos are `folders` of images, they are the innermost folders. Raises RunError for a
+    folder without a video. A file that does not exist is met when it is read.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             found[path] = None
             continue
-        videos = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        videos = _innermost(path) if folders else _files(path)
         if not videos:
             raise RunError(f"{path} holds no file named {', '.join(f'*{s}' for s in SUFFIXES)}")
         found.update(dict.fromkeys(videos))
     return list(found)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _innermost(folder: Path) -> list[Path]:
+    inner = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [found for path in inner for found in _innermost(path)] or [folder]
 
 
 def whole(path: Path, modality: str = "rgb") -> Record:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,14 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from actionkit.data.readers.container import Limits, UnreadableError
-from actionkit.data.readers.decoding import Source, decode, runs
-from actionkit.data.readers.local import LocalReader
+from actionkit.data.readers.decoding import Source, sound
 from actionkit.data.readers.table import Table
+from actionkit.data.readers.video import VideoReader
 
 _CURE = "set data.reader: pyav"
 
 
-class Decord(LocalReader):
+class Decord(VideoReader):
     """Reads local video files with decord, one thread, the same frames as `pyav`, but slower.
 
     decord by itself patches up damaged data, and finds wrong frames by seeking in AVI files and
@@ -62,7 +61,7 @@ class Decord(LocalReader):
         return table
 
     def _images(self, source: Source, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        seek, info = _decodes(source, wanted), source.table.info
+        seek, info = sound(source, wanted), source.table.info
         try:
             for number, image in (_by_seeking if seek else _from_the_start)(source, wanted):
                 if image.shape != (info.height, info.width, 3):
@@ -73,21 +72,6 @@ class Decord(LocalReader):
         except Exception as error:  # its exceptions have no base class of their own
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise UnreadableError(f"decord refuses it ({reason}); {_CURE}") from error
-
-
-def _decodes(source: Source, wanted: list[int]) -> bool:
-    """Whether frames are sound behind the seeks that decord would do; otherwise they are sound when
-    decoded from the start. Raises UnreadableError where they are not.
-    """
-    if source.table.closed:
-        keys = {key for key, _ in runs(source.table, wanted, gain=0)}  # must themselves be sound
-        try:
-            deque(decode(source, sorted(keys.union(wanted)), ways=(True,), gain=0), maxlen=0)
-            return True
-        except UnreadableError:
-            pass  # the slow way works, or knows why not
-    deque(decode(source, wanted, ways=(False,)), maxlen=0)
-    return False
 
 
 def _by_seeking(source: Source, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:

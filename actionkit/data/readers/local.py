@@ -1,4 +1,4 @@
-"""What all readers of local files do alike: they know a file, pick its frames, explain errors."""
+"""What all readers of local videos do alike: they pick the frames asked for, and explain errors."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from actionkit.contracts import Info, Reader, VideoReadError
-from actionkit.data.readers.container import Deadline, Limits, UnreadableError
-from actionkit.data.readers.decoding import Source
-from actionkit.data.readers.table import Table, table
+from actionkit.data.readers.container import Limits, UnreadableError
 
 
 class LocalReader(Reader):
-    """A reader of files that PyAV can list; how frames are decoded is its subclass's business."""
+    """A reader of what lies on a disk; what a video is there is its subclass's business."""
 
     name: ClassVar[str]  # as registered
 
@@ -30,37 +28,31 @@ class LocalReader(Reader):
         self.limits = limits
 
     def probe(self, path: Path) -> Info:
-        """The packets are listed and the first frame is decoded, once per file and process.
-
-        `frames` is what the header promises, or what the packets hold where it says nothing.
-        """
+        """Looks at a video and decodes its first frame, once per video and process."""
         with self._explained(path):
-            return self._table(path).info
+            return self._info(path)
 
     def read(self, path: Path, indices: np.ndarray) -> Tensor:
         """Frames `indices` [N] as RGB, uint8 [N, 3, H, W] on memory [N, H, W, 3]."""
         with self._explained(path):
-            known = self._table(path)
-            info = known.info
+            info = self._info(path)
             if indices.size and not 0 <= indices.min() <= indices.max() < info.frames:
                 raise UnreadableError(
                     f"frames {indices.min()} to {indices.max()} were asked for, "
                     f"but it has frames 0 to {info.frames - 1}"
                 )
-            numbers = known.shown(indices)
             out = np.empty((len(indices), info.height, info.width, 3), np.uint8)
-            source = Source(str(path.absolute()), known, self.limits, Deadline(self.limits.timeout))
-            for number, image in self._images(source, np.unique(numbers).tolist()):
-                out[numbers == number] = image
+            for index, image in self._frames(path, np.unique(indices)):
+                out[indices == index] = image
             return torch.from_numpy(out).permute(0, 3, 1, 2)
 
-    def _table(self, path: Path) -> Table:
-        """What is known of a file. Raises UnreadableError for what the reader cannot take."""
-        return table(path, self.limits)
+    @abstractmethod
+    def _info(self, path: Path) -> Info:
+        """What is known of a video. Raises UnreadableError for what the reader cannot take."""
 
     @abstractmethod
-    def _images(self, source: Source, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields (number, upright RGB, uint8 [H, W, 3]) of every frame, by sorted numbers."""
+    def _frames(self, path: Path, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (index, upright RGB, uint8 [H, W, 3]) of all indices [N], which are sorted."""
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:

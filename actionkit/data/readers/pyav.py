@@ -11,10 +11,10 @@ from av.video.reformatter import VideoReformatter
 
 from actionkit.data.readers.container import Limits
 from actionkit.data.readers.decoding import Source, decode
-from actionkit.data.readers.local import LocalReader
+from actionkit.data.readers.video import VideoReader
 
 
-class PyAV(LocalReader):
+class PyAV(VideoReader):
     """Reads local video files with PyAV (FFmpeg), one thread, bit-equal to decoding from the start.
 
     Index i is the i-th frame in the order of presentation; where a file's times are not evenly
@@ -22,7 +22,8 @@ class PyAV(LocalReader):
     the mean rate. In MP4 and Matroska frames are found by their times, by a seek where that saves
     work, and H.264 pictures that neither are wanted nor serve as a reference are not decoded. In
     other containers, AVI above all, frames are counted from the start of the file and taken as
-    evenly spaced. Frames are turned and mirrored as the file says, in quarter turns.
+    evenly spaced; in an MPEG-4 AVI, what this process has counted once is found by a seek, too.
+    Frames are turned and mirrored as the file says, in quarter turns.
 
     A file's first video stream counts, cover pictures aside. One whose frames have more than
     `max_pixels`, or which claims more than `max_frames` or `max_seconds`, is refused, and so is one

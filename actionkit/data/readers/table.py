@@ -42,6 +42,13 @@ class _Timeline(NamedTuple):
     variable: bool = False  # some frame is shown half a frame off from an even spacing, or more
 
 
+class Mark(NamedTuple):
+    """A keyframe that was counted when frames were decoded from the start, or from such a one."""
+
+    time: int  # of its packet, which a seek takes
+    place: int  # of its packet in the file, by which it is known again
+
+
 class Table(NamedTuple):
     """Where the frames of a file are, in the order of presentation."""
 
@@ -53,6 +60,8 @@ class Table(NamedTuple):
     closed: bool
     variable: bool
     streams: int  # of video; the first of them is read
+    stream: int  # its index among all streams
+    marks: dict[int, Mark] | None  # by number; reading adds to them. None: seeking is not sound
 
     def shown(self, indices: np.ndarray) -> np.ndarray:
         """The frame that each index [N] means, [N] int64: where the rate varies, the one on the
@@ -104,14 +113,17 @@ def _scan(path: str, _size: int, _mtime: int, limits: Limits) -> Table:
         # has it at the end) in its header. An index that was read whole knows better than a header.
         frames = listed if listed >= found else max(found, video.stream.frames)
         rate = _rate(video, line.times, frames)
+        # Here a keyframe is a picture on its own, and what is shown later needs none before it.
+        markable = (video.container.format.name, video.codec) == ("avi", "mpeg4")
+        streams, stream = video.streams, video.stream.index
     upright = turn(first)
     size = (first.width, first.height) if upright.transpose else (first.height, first.width)
     require_size(*size, limits)
     info = Info(frames, float(rate), float(frames / rate), *size)
     _require_length(info, limits)
     times = line.times or range(found)
-    timed = bool(line.times)
-    return Table(info, upright, timed, times, *line[1:], video.streams)
+    marks: dict[int, Mark] | None = {} if markable else None
+    return Table(info, upright, bool(line.times), times, *line[1:], streams, stream, marks)
 
 
 def _list(video: Video, limits: Limits) -> tuple[list[_Packet], VideoFrame]:

@@ -23,12 +23,12 @@ class Turn(NamedTuple):
 
     def __str__(self) -> str:
         """The rest of a sentence: "is turned by 90 degrees"."""
-        if self in _QUARTERS:
-            return f"is turned by {90 * _QUARTERS.index(self)} degrees"
+        if self in QUARTERS:
+            return f"is turned by {90 * QUARTERS.index(self)} degrees"
         return "is mirrored"
 
 
-_QUARTERS = (Turn(), Turn(True, True, False), Turn(False, True, True), Turn(True, False, True))
+QUARTERS = (Turn(), Turn(True, True, False), Turn(False, True, True), Turn(True, False, True))
 
 
 def turn(frame: VideoFrame) -> Turn:
@@ -36,7 +36,7 @@ def turn(frame: VideoFrame) -> Turn:
     try:
         stored = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # the frame also holds data of a kind that this PyAV has no name for
-        return _QUARTERS[round(frame.rotation / 90) % 4]
+        return QUARTERS[round(frame.rotation / 90) % 4]
     if stored is None:
         return Turn()
     # A pixel (x, y) is shown at (a x + c y, b x + d y).

@@ -1,5 +1,6 @@
 """Videos of many kinds for the readers' tests, and frames to compare with."""
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -121,6 +122,31 @@ def write_streams(path: Path, *videos: np.ndarray, cover: bool = False) -> Path:
                 frame.pts, frame.time_base = time, Fraction(1, 25)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
+    return path
+
+
+def write_packed(source: Path, path: Path) -> Path:
+    """An MPEG-4 AVI as DivX wrote them: a B-frame lies in the packet of the frame that is shown
+    behind it, and an empty picture takes its place.
+    """
+    start, mine = b"\0\0\1\xb6", b"\0\0\1\xb2DivX503b1393p"
+    with av.open(str(source), options={"fflags": "-genpts"}) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [bytes(p) for p in old.demux(video=0) if p.size]
+        signed = [re.sub(re.escape(mine[:4]) + b"Lav[^\0]*", lambda _: mine, p) for p in packets]
+        kinds = [p[p.index(start) + 4] >> 6 for p in packets]  # 0 I, 1 P, 2 B
+        # Its kind (P), no second, a marker, 5 bits of time at 25 fps, a marker, "not coded", fill.
+        empty = start + int("0101000001001111", 2).to_bytes(2, "big")
+        stored = []
+        for i, kind in enumerate(kinds):
+            follows = i + 1 < len(kinds) and kinds[i + 1] == 2
+            data = empty if kind == 2 else signed[i] + (packets[i + 1] if follows else b"")
+            stored.append((data, kind == 0))
+        for time, (data, key) in enumerate(stored):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = time
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, key
+            new.mux(packet)
     return path
 
 

@@ -22,7 +22,8 @@ from videos import moving_frames, write_video
 from actionkit.contracts import VideoReadError
 from actionkit.data.readers import decord as module
 from actionkit.data.readers.container import Deadline, UnreadableError
-from actionkit.data.readers.decord import Decord, _decodes
+from actionkit.data.readers.decoding import sound
+from actionkit.data.readers.decord import Decord
 from actionkit.data.readers.pyav import PyAV
 
 pytestmark = pytest.mark.skipif(
@@ -103,10 +104,10 @@ def test_real_clips(real_data):
 
 
 def test_seeks_only_where_that_is_sound(tmp_path, clip):
-    assert _decodes(source(clip), [14, 59])
+    assert sound(source(clip), [14, 59])
     for name in ("h264_open_gop.mp4", "mpeg4.avi", "h264_intra_refresh.mp4"):
         path = write_video(tmp_path / name, moving_frames(60), **FILES[name])
-        assert not _decodes(source(path), [25, 59])
+        assert not sound(source(path), [25, 59])
 
 
 def test_decord_s_own_seeks_are_not_sound(tmp_path):

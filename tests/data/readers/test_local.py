@@ -9,7 +9,7 @@ from files_for_readers import CLIP, read, reason
 from videos import moving_frames, write_video
 
 from actionkit.contracts import VideoReadError
-from actionkit.data.readers import local
+from actionkit.data.readers import video
 from actionkit.data.readers.pyav import PyAV
 
 
@@ -61,7 +61,7 @@ def test_whatever_goes_wrong_is_a_video_read_error(clip, monkeypatch, raised, ex
     def fail(*_):
         raise raised
 
-    monkeypatch.setattr(local, "table", fail)
+    monkeypatch.setattr(video, "table", fail)
     with pytest.raises(VideoReadError) as caught:
         PyAV().probe(clip)
     assert caught.value.reason == expected

@@ -61,7 +61,7 @@ def test_times_that_are_even_but_for_rounding_are_a_constant_rate(tmp_path, name
 def made_up(times) -> Table:
     info = Info(len(times), 1.0, float(len(times)), 48, 64)
     variable = tables._is_variable(times)
-    return Table(info, Turn(), True, times, (0,), True, variable, 1)
+    return Table(info, Turn(), True, times, (0,), True, variable, 1, 0, None)
 
 
 @pytest.mark.parametrize("seed", range(5))

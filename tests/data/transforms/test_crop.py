@@ -4,8 +4,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from actionkit.contracts import Clip, Shape
-from actionkit.data.transforms.crop import Box, CropResize
+from actionkit.contracts import Clip, Sample, Shape
+from actionkit.data.collate import collate
+from actionkit.data.transforms.boxes import Box
+from actionkit.data.transforms.crop import CropResize
+from actionkit.data.transforms.mirror import Mirror
 
 
 def clip(*shape, kind="rgb", dtype=torch.uint8, channels_last=True, seed=0):
@@ -26,8 +29,8 @@ def naive(frame, box, size, method=cv2.INTER_LINEAR):
 
 
 def edges(box, height, width):
-    top, bottom = round(box.top * height), round(box.bottom * height)
-    return top, bottom, round(box.left * width), round(box.right * width)
+    rows, columns = box.pixels(height, width)
+    return rows.start, rows.stop, columns.start, columns.stop
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -40,7 +43,7 @@ def test_training_equals_naive_crop_then_resize(frame, channels, channels_last):
     out = transform.apply({"rgb": inp}, draws)["rgb"]
     assert out.x.shape == (2, 1, 3, channels, 64, 56)
     for b, draw in enumerate(draws):
-        box = edges(transform._box(draw, frame[1] / frame[0]), *frame)
+        box = edges(transform.box(draw, frame[1] / frame[0]), *frame)
         for t in range(3):
             assert np.array_equal(out.x[b, 0, t].numpy(), naive(inp.x[b, 0, t], box, (64, 56)))
 
@@ -59,6 +62,7 @@ def test_area_is_used_below_half_size():
         ((160, 120), 1.0, (20, 140, 0, 120)),
         ((256, 340), 0.875, (16, 240, 58, 282)),
         ((30, 30), 1.0, (0, 30, 0, 30)),
+        ((240, 320), 227 / 240, (6, 233, 46, 273)),  # an odd box in an even frame
     ],
 )
 def test_evaluation_takes_the_largest_centred_box(frame, scale, box):
@@ -75,7 +79,7 @@ def test_evaluation_takes_the_largest_centred_box(frame, scale, box):
 
 
 def test_evaluation_box_has_the_output_ratio():
-    box = CropResize(size=(100, 200))._box({}, 1.0)
+    box = CropResize(size=(100, 200)).box({}, 1.0)
     assert box == Box(0, 0.25, 1, 0.75)
 
 
@@ -95,7 +99,7 @@ def test_boxes_lie_in_the_frame_and_follow_torchvision():
     height, width, count = 240, 320, 3000
     transform = CropResize(size=8)
     rng = np.random.default_rng(0)
-    ours = np.array([transform._box(transform.draw(rng), width / height) for _ in range(count)])
+    ours = np.array([transform.box(transform.draw(rng), width / height) for _ in range(count)])
     assert ours.min() >= 0
     assert ours.max() <= 1 + 1e-12
     torch.manual_seed(0)
@@ -129,7 +133,7 @@ def centre(b):
 def test_areas_are_uniform_in_scale_where_every_box_fits():
     transform = CropResize(size=8, scale=(0.1, 0.5))
     rng = np.random.default_rng(3)
-    boxes = np.array([transform._box(transform.draw(rng), 1.0) for _ in range(2000)])
+    boxes = np.array([transform.box(transform.draw(rng), 1.0) for _ in range(2000)])
     areas = np.sort(area(boxes))
     assert areas[0] >= 0.1 - 1e-9
     assert areas[-1] <= 0.5 + 1e-9
@@ -139,7 +143,7 @@ def test_areas_are_uniform_in_scale_where_every_box_fits():
 def test_box_that_never_fits_becomes_the_largest_of_the_nearest_ratio():
     transform = CropResize(size=8, scale=(1.0, 1.0), ratio=(1.0, 2.0))
     draw = transform.draw(np.random.default_rng(0))
-    assert transform._box(draw, 4.0) == Box(0.25, 0, 0.75, 1)
+    assert transform.box(draw, 4.0) == Box(0.25, 0, 0.75, 1)
 
 
 def test_all_pixel_modalities_share_the_box_and_others_stay():
@@ -206,6 +210,25 @@ def test_same_generator_same_draw_and_global_state_untouched():
     a, b = (transform.draw(np.random.default_rng(7)) for _ in range(2))
     assert all(np.array_equal(a[key], b[key]) for key in a)
     assert np.array_equal(np.random.get_state()[1], state)
+
+
+def test_frames_reach_the_device_as_one_byte_per_pixel_and_channel():
+    transforms = [CropResize(size=(24, 32)), Mirror(probability=0.5)]
+    samples = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        clips = {"rgb": clip(1, 2, 3, 3, 60, 80, seed=seed), "flow": clip(1, 2, 3, 2, 60, 80)}
+        clips["flow"] = clips["flow"]._replace(kind="flow")
+        for transform in transforms:
+            clips = transform.apply(clips, [transform.draw(rng)])
+        clips = {m: Clip(c.x[0], c.mask[0], c.times[0], c.kind) for m, c in clips.items()}
+        samples.append(Sample(clips, 0, None, str(seed), seed, seed))
+    batch = collate(samples)
+    for name, channels in (("rgb", 3), ("flow", 2)):
+        x = batch.clips[name].x
+        assert x.dtype == torch.uint8
+        assert x.shape == (4, 2, 3, channels, 24, 32)
+        assert x.untyped_storage().nbytes() == 4 * 2 * 3 * channels * 24 * 32
 
 
 def test_out():
