@@ -3,44 +3,19 @@ import pytest
 import torch
 from videos import moving_frames, write_video
 
-from actionkit.contracts import Clip, Info, Sampler, Transform
+from actionkit.contracts import Clip, Info
 from actionkit.data import contact_sheet
 from actionkit.data.contact_sheet import Block, draw
 from actionkit.data.look import Box, Look, look
 from actionkit.data.module import Stage
 from actionkit.data.readers.pyav import PyAV
-from actionkit.data.samplers import Dense, Segments
+from actionkit.data.samplers import Dense
 from actionkit.data.transforms.crop import CropResize
-
-
-class Short(Sampler):
-    """Two views, the second of which has one step."""
-
-    steps, views = 2, 2
-
-    def __call__(self, info, record, rng):
-        return np.array([[0, 3], [5, -1]])
-
-
-class Negative(Transform):
-    """Colours of light turned round, at every place."""
-
-    def apply(self, clips, draws):
-        return {m: c if c.kind == "flow" else c._replace(x=255 - c.x) for m, c in clips.items()}
 
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("good") / "good.mp4", moving_frames(20, 60, 80))
-
-
-def stage(sampler=None, *per_batch, size=48, crop=None):
-    per_sample = [CropResize(**{"size": size, "scale": (0.4, 0.8), **(crop or {})})]
-    return Stage(sampler or Segments(count=4), per_sample, list(per_batch))
-
-
-def seen(stage, video, train=True, seed=0, views=10):
-    return look(stage, PyAV(), video, train=train, seed=seed, views=views)
 
 
 def made(clips, boxes=None, views=1):
@@ -156,7 +131,8 @@ def test_gray_stacked_and_pictureless_modalities_can_be_drawn():
 
 
 def test_the_same_look_is_the_same_sheet(video):
-    found = [seen(stage(Dense(length=17)), video, seed=4) for _ in range(2)]
+    stage = Stage(Dense(length=17), [CropResize(size=48)], [])
+    found = [look(stage, PyAV(), video, train=True, seed=4, views=10) for _ in range(2)]
     one, other = (draw("t", [], [Block("b", [], x)]) for x in found)
     assert np.array_equal(one, other)
 
