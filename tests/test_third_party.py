@@ -109,7 +109,7 @@ def test_it_is_listed_and_used_by_either_name(site):
 def test_it_passes_the_kit_by_two_lines(site):
     test = PLUGIN / "test_range_pool.py"
     assert len([line for line in test.read_text().splitlines() if line]) == 2
-    options = ("-v", "-p", "no:cacheprovider", "--rootdir", PLUGIN)
+    options = ("-v", "-n", "0", "-p", "no:cacheprovider", "--rootdir", PLUGIN)
     text = python(site, "-m", "pytest", test, *options)
     for name in ("signature", "padding_content", "gradients", "export"):
         assert f"test_conformance[range_pool-{name}] PASSED" in text
