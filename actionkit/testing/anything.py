@@ -53,8 +53,10 @@ def signature(subject: Subject) -> None:
         require(not starred, f"the constructor takes {p}; name its options one by one")
     options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     first = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
-    require(  # by position: a data set with an option `split` calls its first one otherwise
-        len(first) == len(supplied),
+    taken = {p.name for p in options}  # an option `split`, as of ucf101, leaves the name to it
+    fits = [ours == name or name in taken for ours, name in zip(first, supplied, strict=False)]
+    require(
+        len(first) == len(supplied) and all(fits),
         f"before the star the constructor takes ({', '.join(first)}), but what the builder "
         f"supplies is ({', '.join(supplied)}); put options behind a *",
     )

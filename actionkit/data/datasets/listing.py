@@ -46,7 +46,7 @@ class Listing(Dataset):
 
     def __init__(
         self,
-        subset: str,
+        split: str,
         *,
         root: Path,
         train: Path,
@@ -54,8 +54,8 @@ class Listing(Dataset):
         test: Path | None = None,
         classes: Path | list[str] | None = None,
     ) -> None:
-        if subset not in ("train", "val", "test"):
-            raise ValueError(f"has the subsets train, val and test, but was asked for {subset!r}")
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"has the splits train, val and test, but was asked for {split!r}")
         root = Path(root)
         if not root.is_dir():
             raise ValueError(f"finds no folder {root}; check root")
@@ -76,7 +76,7 @@ class Listing(Dataset):
         for side in [*paths][1:]:
             _refuse_leaks(side, paths, clips, problems)
         problems.require_none()
-        side = subset if subset in paths else "val"
+        side = split if split in paths else "val"
         self.root, self.classes = root.resolve(), labels.classes
         self._list, self._clips = paths[side], clips[side]
 

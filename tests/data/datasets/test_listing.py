@@ -277,7 +277,7 @@ def test_options_are_readable_from_a_recipe():
 
 def test_wrong_options(tmp_path):
     options = write(tmp_path)
-    with pytest.raises(ValueError, match=r"^has the subsets train, val and test, but was asked"):
+    with pytest.raises(ValueError, match=r"^has the splits train, val and test, but was asked"):
         Listing("dev", **options)
     with pytest.raises(ValueError, match=r"^finds no folder .*nowhere; check root$"):
         Listing("train", **options | {"root": tmp_path / "nowhere"})
