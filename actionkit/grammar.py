@@ -32,6 +32,7 @@ class Slot(NamedTuple):
         {}
     )  # keys of the node beside the constructor's own
     alone: str = ""  # the name of a single node where a map of named ones may stand
+    empty: bool = False  # whether that map may be empty
 
 
 @dataclass
@@ -59,7 +60,7 @@ def at_least(least: float, default: Any) -> Any:
 
 Aggregators = Annotated[list[Node], Slot(("aggregators",), "list", PART_KEYS)]
 Backbones = Annotated[list[Node], Slot(("backbones",), "list", PART_KEYS)]
-Heads = Annotated[dict[str, Node], Slot(("heads",), "named", PART_KEYS)]
+Heads = Annotated[dict[str, Node], Slot(("heads",), "named", PART_KEYS, empty=True)]
 Transforms = Annotated[list[Node], Slot(("transforms",), "list")]
 
 
@@ -79,7 +80,7 @@ class Data:
     dataset: Annotated[Node, Slot(("datasets",), "one")]
     train: Pipeline
     eval: Pipeline  # validation, test and prediction alike
-    reader: Annotated[Node, Slot(("readers",), "one")] = written("pyav")
+    reader: Annotated[dict[str, Node], Slot(("readers",), "named")] = written("pyav")
     batch: int = at_least(1, 16)  # clips per optimizer step, over all devices
     workers: int | Literal["auto"] = at_least(0, "auto")
     max_bad: float = at_least(0, 0.01)  # share of unreadable clips beyond which a run stops

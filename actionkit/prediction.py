@@ -114,7 +114,7 @@ class Predictor:
                 "can only be evaluated on such a data set; use actionkit test"
             )
         given = [paths] if isinstance(paths, str | Path) else paths
-        videos = find_videos(given, folders=self._data.reader.folders)
+        videos = find_videos(given, folders=self._data.sources.folders)
         records = [whole(path, modalities[0]) for path in videos]
         if window is not None:
             hop = window / 2 if hop is None else hop
@@ -122,8 +122,8 @@ class Predictor:
                 raise RunError(
                     f"windows of {window} s, one every {hop} s, need more than 0 seconds"
                 )
-            reader = self._data.reader
-            records = [part for r in records for part in in_windows(r, reader, window, hop)]
+            sources = self._data.sources
+            records = [part for r in records for part in in_windows(r, sources, window, hop)]
         if not records:
             return []
         self._data.datasets[PREDICT] = Files(records, self.classes, modalities)

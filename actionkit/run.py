@@ -21,10 +21,11 @@ from actionkit.data.module import DataModule
 from actionkit.data.preflight import preflight
 from actionkit.errors import RunError
 from actionkit.evaluation import report
+from actionkit.files import write
 from actionkit.tasks.recognition import Recognition
 from actionkit.training.bad_clips import BadClips
 from actionkit.training.checkpoints import AtomicCheckpointIO, checkpoints, read
-from actionkit.training.run_folder import RunFolder, rank, write
+from actionkit.training.run_folder import RunFolder, rank
 
 QUIET = (
     ".*does not have many workers.*",
@@ -150,9 +151,9 @@ def _bad_clips(found: Blueprint, run: RunFolder, tested: str = "test") -> BadCli
 
 def _look(found: Blueprint, console: Console, bad: BadClips) -> None:
     """Opens every file to train and validate on."""
-    assert found.stages is not None and found.stages.reader is not None  # noqa: S101, PT018
+    assert found.stages is not None and found.stages.sources is not None  # noqa: S101, PT018
     wanted = {split: found.datasets[split] for split in ("train", "val")}
-    for look in preflight(wanted, found.stages.reader, console):
+    for look in preflight(wanted, found.stages.sources, console):
         bad.add(look.split, look.bad, print, "unreadable")
 
 

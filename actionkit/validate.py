@@ -142,7 +142,7 @@ class _Walk:
                 return [self.node(v, slot, (*key, i)) for i, v in enumerate(value)]
             return [self.node(value, slot, key)]
         if isinstance(value, dict) and "use" not in value:
-            if not value and slot.alone:
+            if not value and not slot.empty:
                 self.problem(key, "expected at least one; leave it out to have the default")
             self.names(value, key)
             return {name: self.node(v, slot, (*key, name)) for name, v in value.items()}

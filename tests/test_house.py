@@ -45,9 +45,9 @@ def test_parts_know_only_the_contracts_and_their_own_folder(path):
 
 # A room may import those to its right and below, never one that stands before it.
 ORDER = (
-    "cli", "doctor", "prediction", "bench", "run", "testing", "builder", "tasks", "training",
+    "cli", "doctor", "extraction", "prediction", "bench", "run", "testing", "builder", "tasks", "training",
     "evaluation", "data", "network", "validate", "grammar", "recipe", "values", "schema",
-    "registry", "contracts", "errors",
+    "registry", "contracts", "files", "errors",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_a_right_recipe_becomes_a_plan(tmp_path):
     assert plan.model.fusion is not None
     assert plan.model.joint is None
     assert plan.loss["one"].reserved == {"weight": 0.5}
-    assert plan.data.reader.use == "pyav"
+    assert plan.data.reader[""].use == "pyav"
     assert [n.use for n in plan.evaluation.metrics] == ["top1", "top5", "mean_class_accuracy"]
     assert plan.optimizer.schedule.use == "constant"
 

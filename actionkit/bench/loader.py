@@ -72,7 +72,7 @@ def compare_workers(
 def one_pass(data: DataModule, workers: int, batches: int) -> Pass:
     """Starts a loader, takes all its batches, and ends it."""
     stage, dataset = data.train_stage, data.datasets["train"]
-    clips = Clips(dataset, data.reader, stage.sampler, stage.per_sample, train=True)
+    clips = Clips(dataset, data.sources, stage.sampler, stage.per_sample, train=True)
     order = _Fixed(asks(Order(len(dataset), data.batch, seed=data.seed), batches + workers))
     arrived: list[tuple[float, int]] = []
     start, before = now(), _children()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 from actionkit.bench.clock import Clock, Run, Spent, now
-from actionkit.contracts import VideoReadError
+from actionkit.contracts import Record, VideoReadError
 from actionkit.data.clips import Clips
 from actionkit.data.collate import collate
 from actionkit.data.module import DataModule
@@ -135,15 +136,14 @@ def worker(
     (chosen,) = asks(order, 1)
     first = Watch(clock)
     for ask in chosen:
-        for path in dataset[ask.index].sources.values():
-            _look(first, data, path)
+        _look(first, data, dataset[ask.index])
     found: list[dict[str, Spent]] = []
     batch = None
     for number in range(rounds + 1):
         watch = Watch(clock)
         timed = Clips(
             dataset,
-            Timed(data.reader, READ, watch),  # type: ignore[arg-type]  # it does as the reader does
+            data.sources.each(partial(Timed, name=READ, watch=watch)),
             Timed(stage.sampler, "sampler", watch),  # type: ignore[arg-type]
             [Timed(t, n, watch) for t, n in zip(stage.per_sample, names, strict=True)],  # type: ignore[misc]
             train=True,
@@ -166,9 +166,9 @@ def worker(
     )
 
 
-def _look(watch: Watch, data: DataModule, path: Any) -> None:
+def _look(watch: Watch, data: DataModule, record: Record) -> None:
     with suppress(VideoReadError):  # Clips takes another one in its place
-        watch.call(FIRST, data.reader.probe, path)
+        watch.call(FIRST, data.sources.timeline, record)
 
 
 def _shares(rounds: list[dict[str, Spent]], clips: int) -> list[Share]:

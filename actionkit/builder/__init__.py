@@ -88,11 +88,11 @@ def build(found: Blueprint) -> tuple[Recognition, DataModule]:
     whole.problems += whole.components.problems
     whole.require()
     stages = whole.stages
-    assert stages is not None and stages.reader is not None  # noqa: S101, PT018  no problems
+    assert stages is not None and stages.sources is not None  # noqa: S101, PT018  no problems
     found.loaded = whole.components.loaded
     data = DataModule(
         found.datasets,
-        stages.reader,
+        stages.sources,
         stages.train,
         stages.eval,
         batch=plan.data.batch,

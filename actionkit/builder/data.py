@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from actionkit.builder.components import BrokenError, Components
-from actionkit.contracts import Dataset, Reader, Sampler, Shape, Transform
+from actionkit.contracts import Dataset, Reader, Record, Sampler, Shape, Transform
 from actionkit.data.module import Stage
+from actionkit.data.sources import Sources
 from actionkit.grammar import Data, Node, Pipeline
 
 SPLITS = ("train", "val", "test")
@@ -27,9 +29,9 @@ def build_datasets(components: Components, data: Data) -> dict[str, Dataset]:
 
 @dataclass
 class Stages:
-    """Reader and pipelines, and the shapes behind them, None where the two disagree."""
+    """Readers and pipelines, and the shapes behind them, None where the two disagree."""
 
-    reader: Reader | None  # None: it is broken, and why has been said
+    sources: Sources | None  # None: a reader is broken, and why has been said
     train: Stage
     eval: Stage
     shapes: dict[str, Shape]
@@ -37,20 +39,58 @@ class Stages:
 
 
 def build_stages(components: Components, data: Data, modalities: Sequence[str]) -> Stages:
-    """Reader and the pipelines `train` and `eval`; notes what is wrong with any, and goes on."""
-    reader = None
-    with suppress(BrokenError):
-        reader = components.make(data.reader, Reader)
-    train, train_shapes, train_sure = _stage(components, data.train, modalities)
-    evaluation, eval_shapes, eval_sure = _stage(components, data.eval, modalities)
+    """Readers and the pipelines `train` and `eval`; notes what is wrong with any, and goes on."""
+    sources, read = _sources(components, data, modalities)
+    train, train_shapes, train_sure = _stage(components, data.train, read)
+    evaluation, eval_shapes, eval_sure = _stage(components, data.eval, read)
     shapes = {m: _agreed(train_shapes[m], s) for m, s in eval_shapes.items() if m in train_shapes}
     if train_sure != eval_sure:  # the sound one knows better
         shapes = train_shapes if train_sure else eval_shapes
-    return Stages(reader, train, evaluation, shapes, train_sure and eval_sure)
+    return Stages(sources, train, evaluation, shapes, train_sure and eval_sure)
+
+
+def _sources(
+    components: Components, data: Data, modalities: Sequence[str]
+) -> tuple[Sources | None, dict[str, Shape]]:
+    """The readers, and the shape of every modality that is read; notes what is wrong with any."""
+    shapes = {m: _by_name(m) for m in (modalities if "" in data.reader else data.reader)}
+    readers: dict[str, Reader] = {}
+    for modality, node in data.reader.items():
+        with suppress(BrokenError):
+            reader = readers[modality] = components.make(node, Reader)
+            _require_source(components, node, reader, modality, modalities)
+            for name in [modality] if modality else shapes:
+                shapes[name] = reader.out(shapes[name])
+    if not readers or len(readers) < len(data.reader):
+        return None, shapes
+    if len({reader.whole for reader in readers.values()}) > 1:
+        odd = next(data.reader[name] for name, reader in readers.items() if reader.whole)
+        text = f"'{odd.use}' counts other steps than a video; read no videos beside it"
+        components.note(odd, text)
+        return None, shapes
+    return Sources(readers.get("", readers)), shapes
+
+
+def _by_name(modality: str) -> Shape:
+    return Shape(None, CHANNELS.get(modality, 3), None, None)
+
+
+def _require_source(
+    components: Components, node: Node, reader: Reader, modality: str, known: Sequence[str]
+) -> None:
+    """Notes a modality that a reader wants of the records, and they lack. Raises BrokenError."""
+    if not modality:
+        return
+    try:
+        reader.source(Record("", dict.fromkeys(known, Path())), modality)
+    except KeyError:
+        text = f"the records have no '{modality}' to read, but {', '.join(known)}"
+        components.note(node, f"{text}; '{node.use}' cannot make one of these")
+        raise BrokenError from None
 
 
 def _stage(
-    components: Components, pipeline: Pipeline, modalities: Sequence[str]
+    components: Components, pipeline: Pipeline, read: dict[str, Shape]
 ) -> tuple[Stage, dict[str, Shape], bool]:
     stage, sure = Stage(None), True  # type: ignore[arg-type]  # a broken sampler leaves it empty
     try:
@@ -58,7 +98,7 @@ def _stage(
     except BrokenError:
         sure = False
     steps = stage.sampler.steps if sure else None
-    shapes = {m: Shape(steps, CHANNELS.get(m, 3), None, None) for m in modalities}
+    shapes = {m: shape._replace(steps=steps) for m, shape in read.items()}
     places: tuple[tuple[str, list[Node], list[Transform]], ...] = (
         ("sample", pipeline.per_sample, stage.per_sample),
         ("batch", pipeline.per_batch, stage.per_batch),

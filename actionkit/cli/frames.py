@@ -87,13 +87,13 @@ def _look(
     from actionkit.data.seeds import mix
     from actionkit.errors import RunError
 
-    reader = stages.reader
-    assert reader is not None  # noqa: S101  the recipe has no problems
+    sources = stages.sources
+    assert sources is not None  # noqa: S101  the recipe has no problems
     drawn = mix(seed, epoch, index, 0)  # as Order asks for a clip
     try:
-        seen = look(stages.eval, reader, video, train=False, seed=0, views=views)
+        seen = look(stages.eval, sources, video, train=False, seed=0, views=views)
         return {
-            "train": look(stages.train, reader, video, train=True, seed=drawn, views=views),
+            "train": look(stages.train, sources, video, train=True, seed=drawn, views=views),
             "eval": seen,
         }
     except VideoReadError as error:
@@ -106,7 +106,7 @@ def _draw(out: Path, title: str, plan: Plan, found: dict[str, Look], chance: str
 
     from actionkit.data.contact_sheet import Block, draw
     from actionkit.errors import RunError
-    from actionkit.training.run_folder import replacing
+    from actionkit.files import replacing
 
     info = found["train"].info
     about = f"{info.width}x{info.height} pixels, {info.frames} frames, {info.fps:.4g} a second, "

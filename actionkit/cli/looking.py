@@ -138,9 +138,9 @@ def _check_files(found: Blueprint, console: Console) -> None:
     from actionkit.data.preflight import preflight
     from actionkit.errors import TooManyBadClipsError
 
-    assert found.stages is not None and found.stages.reader is not None  # noqa: S101, PT018
+    assert found.stages is not None and found.stages.sources is not None  # noqa: S101, PT018
     too_many = []
-    for look in preflight(found.datasets, found.stages.reader, console):
+    for look in preflight(found.datasets, found.stages.sources, console):
         if not look.same_as:
             for bad in look.bad:
                 console.print(f"  unreadable: {bad}", highlight=False, soft_wrap=True, markup=False)

@@ -101,7 +101,7 @@ def _seconds(prediction: Prediction) -> str:
 
 
 def _write(file: Path, found: list[Prediction]) -> None:
-    from actionkit.training.run_folder import write
+    from actionkit.files import write
 
     write(file, _csv(found) if file.suffix == ".csv" else _json(found) + "\n")
 

@@ -13,7 +13,6 @@ from actionkit.contracts import (
     Clip,
     Dataset,
     Kind,
-    Reader,
     Record,
     Sample,
     Sampler,
@@ -22,6 +21,7 @@ from actionkit.contracts import (
 )
 from actionkit.data.order import Ask
 from actionkit.data.seeds import mix
+from actionkit.data.sources import Sources
 
 SUBSTITUTES = 20  # tries before a sample is given up
 
@@ -37,14 +37,14 @@ class Clips(torch.utils.data.Dataset[Sample]):
     def __init__(
         self,
         dataset: Dataset,
-        reader: Reader,
+        sources: Sources,
         sampler: Sampler,
         transforms: Sequence[Transform],
         *,
         train: bool,
         views_per_item: int | None = None,
     ) -> None:
-        self.dataset, self.reader, self.sampler = dataset, reader, sampler
+        self.dataset, self.sources, self.sampler = dataset, sources, sampler
         self.transforms, self.train, self.views_per_item = transforms, train, views_per_item
 
     def __len__(self) -> int:
@@ -74,21 +74,22 @@ class Clips(torch.utils.data.Dataset[Sample]):
 
     def _read(self, record: Record, part: int, rng: np.random.Generator | None) -> dict[str, Clip]:
         """Every modality at the same frames, drawn once."""
-        infos = {m: self.reader.probe(path) for m, path in record.sources.items()}
-        indices = self.sampler(next(iter(infos.values())), record, rng)  # [V, T]
+        info, seen = self.sources.timeline(record)
+        indices = self.sampler(info, seen, rng)  # [V, T]
         if self.views_per_item is not None:
             start = part * self.views_per_item
             indices = indices[start : start + self.views_per_item]
+        real = indices >= 0
+        times = np.where(real, indices / info.fps, np.nan).astype(np.float32)
         clips = {}
-        for modality, path in record.sources.items():
-            real = indices >= 0
-            frames = self.reader.read(path, indices[real])
+        for modality, (reader, path) in self.sources.of(record).items():
+            frames = reader.read(path, indices[real])
             if real.all():
                 x = frames.unflatten(0, indices.shape)  # a view
             else:
                 x = frames.new_zeros(*indices.shape, *frames.shape[1:])
                 x[torch.from_numpy(real)] = frames
-            times = np.where(real, indices / infos[modality].fps, np.nan).astype(np.float32)
-            kind: Kind = modality if modality in get_args(Kind) else "rgb"  # type: ignore[assignment]
-            clips[modality] = Clip(x, torch.from_numpy(real), torch.from_numpy(times), kind)
+            named: Kind = modality if modality in get_args(Kind) else "rgb"  # type: ignore[assignment]
+            mask = torch.from_numpy(real)
+            clips[modality] = Clip(x, mask, torch.from_numpy(times), reader.kind or named)
         return clips

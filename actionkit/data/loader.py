@@ -29,7 +29,7 @@ class Loader(DataLoader[Sample]):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
         atexit.register(_close, weakref.ref(self))
 
@@ -54,7 +54,7 @@ def _close(reference: weakref.ref[Loader]) -> None:
         loader.close()
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
     """One thread a worker; a signal to the process group is the main process's to answer."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

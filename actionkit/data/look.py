@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actionkit.contracts import Clip, Info, Reader, Record, Sampler, Transform
+from actionkit.contracts import Clip, Info, Record, Sampler, Transform
 from actionkit.data.clips import Clips
 from actionkit.data.collate import collate
 from actionkit.data.datasets.files import Files, whole
 from actionkit.data.device import on_device
 from actionkit.data.module import Stage
 from actionkit.data.order import Ask
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.normalize import Normalize
 from actionkit.errors import RunError
 
@@ -49,7 +50,9 @@ class Look(NamedTuple):
     info: Info
 
 
-def look(stage: Stage, reader: Reader, video: Path, *, train: bool, seed: int, views: int) -> Look:
+def look(
+    stage: Stage, sources: Sources, video: Path, *, train: bool, seed: int, views: int
+) -> Look:
     """Sends a video through a stage as the loader and the task do, for its first `views` views.
 
     `seed` is that of the clip's draws. Only `normalize` is left out: rgb and gray are 0 to 1. To
@@ -57,15 +60,15 @@ def look(stage: Stage, reader: Reader, video: Path, *, train: bool, seed: int, v
 
     Raises RunError where the video cannot be read, VideoReadError where it cannot be opened.
     """
-    info = reader.probe(video)
+    info, _ = sources.timeline(whole(video))
     heard, watch = _Heard(stage.sampler), _Watch(info)
     data, steps = Files([whole(video)], [], ["rgb"]), [watch, *stage.per_sample]
     kept = -(-views // math.prod(t.copies for t in stage.per_batch))
-    sample = Clips(data, reader, heard, steps, train=train, views_per_item=kept)[Ask(0, seed)]
+    sample = Clips(data, sources, heard, steps, train=train, views_per_item=kept)[Ask(0, seed)]
     if not sample.clips:
         raise RunError(str(sample.bad[0]))
     to_see = [t for t in stage.per_batch if not isinstance(t, Normalize)]
-    batch = on_device(collate([sample]), to_see, train=train)
+    batch = on_device(collate([sample]), to_see, train=train).clips
     clips = {
         m: Clip(c.x[0, :views], c.mask[0, :views], c.times[0, :views], c.kind)
         for m, c in batch.items()

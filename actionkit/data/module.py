@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import lightning.pytorch as lightning
 
-from actionkit.contracts import Dataset, Reader, Record, Sampler, Transform, VideoReadError
+from actionkit.contracts import Dataset, Record, Sampler, Transform, VideoReadError
 from actionkit.data.clips import Clips
 from actionkit.data.loader import Loader
 from actionkit.data.order import InTurn, Order
 from actionkit.data.preflight import THREADS
+from actionkit.data.sources import Sources
 
 MAX_WORKERS = 8
 
@@ -38,7 +39,7 @@ class DataModule(lightning.LightningDataModule):
     def __init__(
         self,
         datasets: Mapping[str, Dataset],
-        reader: Reader,
+        sources: Sources,
         train: Stage,
         eval: Stage,
         *,
@@ -48,7 +49,7 @@ class DataModule(lightning.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.datasets, self.reader = dict(datasets), reader
+        self.datasets, self.sources = dict(datasets), sources
         self.train_stage, self.eval_stage = train, eval
         self.batch, self.views_per_item, self.seed = batch, views_per_item, seed
         self.workers = min(MAX_WORKERS, cpus()) if workers == "auto" else int(workers)
@@ -62,7 +63,7 @@ class DataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Batches of the training split, each epoch in another order."""
         stage, dataset = self.train_stage, self.datasets["train"]
-        clips = Clips(dataset, self.reader, stage.sampler, stage.per_sample, train=True)
+        clips = Clips(dataset, self.sources, stage.sampler, stage.per_sample, train=True)
         rank, world = self._place()
         own = max(1, self.batch // world // self._accumulate())
         return self._loader(clips, Order(len(clips), own, seed=self.seed, rank=rank, world=world))
@@ -80,7 +81,7 @@ class DataModule(lightning.LightningDataModule):
         stage, dataset, limit = self.eval_stage, self.datasets[split], self.views_per_item
         clips = Clips(
             dataset,
-            self.reader,
+            self.sources,
             stage.sampler,
             stage.per_sample,
             train=False,
@@ -104,10 +105,9 @@ class DataModule(lightning.LightningDataModule):
     def _views(self, record: Record) -> int:
         """How many views the sampler makes of a video."""
         try:
-            info = self.reader.probe(next(iter(record.sources.values())))
+            return len(self.eval_stage.sampler(*self.sources.timeline(record), None))
         except VideoReadError:
             return 1  # which will fail again, and be told, when it is read
-        return len(self.eval_stage.sampler(info, record, None))
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from actionkit.contracts import Bad, Dataset, Reader, Record, VideoReadError
+from actionkit.contracts import Bad, Dataset, Record, VideoReadError
+from actionkit.data.sources import Sources
 
 THREADS = 8  # opening files waits for the disk more than for the processor
 
@@ -28,7 +29,9 @@ class Look(NamedTuple):
         return f"{self.split}: {self.clips - len(self.bad)} of {self.clips} clips can be opened"
 
 
-def preflight(datasets: Mapping[str, Dataset], reader: Reader, console: Console) -> Iterator[Look]:
+def preflight(
+    datasets: Mapping[str, Dataset], sources: Sources, console: Console
+) -> Iterator[Look]:
     """Opens every file and decodes its first frame. A split of the same clips as another one is
     looked at once.
     """
@@ -41,7 +44,7 @@ def preflight(datasets: Mapping[str, Dataset], reader: Reader, console: Console)
             yield seen[clips]._replace(split=split, same_as=seen[clips].split)
             continue
         with ThreadPoolExecutor(THREADS) as pool:
-            answers = pool.map(lambda record: _probe(record, reader), records)
+            answers = pool.map(lambda record: _probe(record, sources), records)
             errors = list(
                 track(
                     answers,
@@ -55,11 +58,10 @@ def preflight(datasets: Mapping[str, Dataset], reader: Reader, console: Console)
         yield seen[clips]
 
 
-def _probe(record: Record, reader: Reader) -> Bad | None:
+def _probe(record: Record, sources: Sources) -> Bad | None:
     """Why a record cannot be opened; None if it can."""
     try:
-        for path in record.sources.values():
-            reader.probe(path)
+        sources.timeline(record)
     except VideoReadError as error:
         return Bad(record.id, error.path, record.origin, error.reader, error.reason)
     return None

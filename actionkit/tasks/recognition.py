@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from actionkit import grammar
 from actionkit.contracts import Bad, Batch, Classes, Loss, Metric, Output, Transform
-from actionkit.data.device import on_device
+from actionkit.data.device import as_shares, on_device
 from actionkit.data.seeds import mix
 from actionkit.errors import RunError
 from actionkit.evaluation.protocol import Protocol, Tally, of_all_ranks
@@ -60,8 +60,8 @@ class Recognition(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> Output:
         """Scores of a batch as the loader gives it, as in evaluation."""
-        clips = on_device(batch, self.system.eval_transforms, train=False)
-        return self.network(clips, batch.boxes)
+        ready = on_device(batch, self.system.eval_transforms, train=False)
+        return self.network(ready.clips, ready.boxes)
 
     # ------------------------------------------------------------------------------- training
 
@@ -78,8 +78,11 @@ class Recognition(lightning.LightningModule):
         if not batch.clips:
             reasons = _reasons(batch.bad)
             raise RunError(f"no clip of a whole batch could be read, nor a substitute:\n{reasons}")
-        clips = on_device(batch, self.system.train_transforms, train=True)
-        output = self.network(clips, batch.boxes)
+        transforms = self.system.train_transforms
+        if any(transform.mixes for transform in transforms):
+            batch = as_shares(batch, self.system.classes)
+        batch = on_device(batch, transforms, train=True)
+        output = self.network(batch.clips, batch.boxes)
         losses = self._losses(output, batch)
         values = {name: value * _share(count) for name, (value, count) in losses.items()}
         for name, value in _scalars(output).items():

@@ -16,7 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from actionkit.errors import NoRoomError, RunError
-from actionkit.training.run_folder import free_bytes, megabytes, replacing
+from actionkit.files import free_bytes, megabytes, replacing
 
 NAMES = ("best", "last")
 PLAIN = (str, int, float, bool, type(None), torch.Tensor, torch.nn.Parameter)  # most of them

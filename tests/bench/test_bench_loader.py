@@ -7,6 +7,7 @@ from actionkit.bench import loader as bench
 from actionkit.data.module import DataModule, Stage
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Segments
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 
 
@@ -14,7 +15,7 @@ from actionkit.data.transforms.crop import CropResize
 def data(tmp_path):
     stage = Stage(Segments(count=2), [CropResize(size=16)])
     dataset = Listed(records(good_files(tmp_path, 4)))
-    return DataModule({"train": dataset}, PyAV(), stage, stage, batch=2, workers=0)
+    return DataModule({"train": dataset}, Sources(PyAV()), stage, stage, batch=2, workers=0)
 
 
 @pytest.mark.parametrize(("cores", "numbers"), [

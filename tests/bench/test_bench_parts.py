@@ -12,6 +12,7 @@ from actionkit.data.module import DataModule, Stage
 from actionkit.data.order import Order
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Segments
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 
 
@@ -45,7 +46,7 @@ def module(folder, *transforms, files=None):
     found = good_files(folder, 4) if files is None else files
     stage = Stage(Segments(count=2), [CropResize(size=16), *transforms])
     dataset = Listed(records(found))
-    return DataModule({"train": dataset}, PyAV(), stage, stage, batch=2, workers=0)
+    return DataModule({"train": dataset}, Sources(PyAV()), stage, stage, batch=2, workers=0)
 
 
 def test_every_part_is_timed_by_its_name_and_the_shares_make_a_whole(tmp_path):
@@ -77,11 +78,13 @@ def test_drawing_and_applying_a_transform_are_one_part(tmp_path):
 def test_timed_components_do_as_they_did(tmp_path):
     data = module(tmp_path)
     watch = parts.Watch()
-    reader = parts.Timed(data.reader, "read", watch)
+    reader = parts.Timed(data.sources.readers, "read", watch)
     path = data.datasets["train"][0].sources["rgb"]
-    assert reader.probe(path) == data.reader.probe(path)
-    assert torch.equal(reader.read(path, np.array([1])), data.reader.read(path, np.array([1])))
-    assert reader.limits is data.reader.limits  # what is no method comes as it is
+    assert reader.probe(path) == data.sources.readers.probe(path)
+    assert torch.equal(
+        reader.read(path, np.array([1])), data.sources.readers.read(path, np.array([1]))
+    )
+    assert reader.limits is data.sources.readers.limits  # what is no method comes as it is
     assert watch.spent["read"].wall > 0
 
 

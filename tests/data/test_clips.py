@@ -10,6 +10,7 @@ from actionkit.data.clips import SUBSTITUTES, Clips
 from actionkit.data.order import Ask
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense, Segments
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.dis import DISFlow
 from actionkit.data.transforms.mirror import Mirror
@@ -37,7 +38,9 @@ def bad(tmp_path_factory):
 
 def clips(paths, train=True, sampler=None, transforms=(), **options):
     sampler = sampler or Segments(count=3)
-    return Clips(Listed(records(paths)), PyAV(), sampler, transforms, train=train, **options)
+    return Clips(
+        Listed(records(paths)), Sources(PyAV()), sampler, transforms, train=train, **options
+    )
 
 
 def same(a, b):
@@ -172,6 +175,6 @@ def test_other_errors_are_not_hidden(good):
             raise MemoryError
 
     data = clips(good)
-    data.reader = Broken()
+    data.sources = Sources(Broken())
     with pytest.raises(MemoryError):
         data[Ask(0, 0)]

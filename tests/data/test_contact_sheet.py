@@ -10,6 +10,7 @@ from actionkit.data.look import Box, Look, look
 from actionkit.data.module import Stage
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 
 
@@ -132,7 +133,7 @@ def test_gray_stacked_and_pictureless_modalities_can_be_drawn():
 
 def test_the_same_look_is_the_same_sheet(video):
     stage = Stage(Dense(length=17), [CropResize(size=48)], [])
-    found = [look(stage, PyAV(), video, train=True, seed=4, views=10) for _ in range(2)]
+    found = [look(stage, Sources(PyAV()), video, train=True, seed=4, views=10) for _ in range(2)]
     one, other = (draw("t", [], [Block("b", [], x)]) for x in found)
     assert np.array_equal(one, other)
 

@@ -34,30 +34,30 @@ def samples(count=8, **options):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_a_batch_equals_its_single_samples(train):
-    whole = on_device(collate(samples()), CHAIN, train=train)
+    whole = on_device(collate(samples()), CHAIN, train=train).clips
     for i, one in enumerate(samples()):
-        alone = on_device(collate([one]), CHAIN, train=train)
+        alone = on_device(collate([one]), CHAIN, train=train).clips
         for name in ("rgb", "flow"):
             assert torch.equal(whole[name].x[i], alone[name].x[0])
-    turned = on_device(collate(samples()[::-1]), CHAIN, train=train)
+    turned = on_device(collate(samples()[::-1]), CHAIN, train=train).clips
     assert torch.equal(turned["rgb"].x.flip(0), whole["rgb"].x)
 
 
 def test_draws_are_a_function_of_the_seed_alone():
     batch = collate(samples())
-    first = on_device(batch, CHAIN, train=True)["rgb"].x
+    first = on_device(batch, CHAIN, train=True).clips["rgb"].x
     torch.manual_seed(3)
     np.random.seed(3)
-    assert torch.equal(first, on_device(batch, CHAIN, train=True)["rgb"].x)
-    other = on_device(batch._replace(seed=batch.seed + 1), CHAIN, train=True)["rgb"].x
+    assert torch.equal(first, on_device(batch, CHAIN, train=True).clips["rgb"].x)
+    other = on_device(batch._replace(seed=batch.seed + 1), CHAIN, train=True).clips["rgb"].x
     assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
     renamed = batch._replace(index=batch.index + 5, id=["x"] * 8)
-    assert torch.equal(first, on_device(renamed, CHAIN, train=True)["rgb"].x)
+    assert torch.equal(first, on_device(renamed, CHAIN, train=True).clips["rgb"].x)
 
 
 def test_samples_differ_and_transforms_draw_one_after_the_other():
     gray = [sample(i, rgb=clip(seed=0)) for i in range(20)]
-    out = on_device(collate(gray), [Noise(), Noise()], train=True)["rgb"].x
+    out = on_device(collate(gray), [Noise(), Noise()], train=True).clips["rgb"].x
     added = (out - gray[0].clips["rgb"].x)[:, 0, 0, 0, 0, 0]
     expected = []
     for seed in range(100, 120):
@@ -75,16 +75,16 @@ def test_draws_differ_from_those_in_the_worker():
 
 def test_evaluation_is_the_same_every_time():
     batch = collate(samples())
-    first = on_device(batch, CHAIN, train=False)
-    again = on_device(batch._replace(seed=batch.seed * 0), CHAIN, train=False)
+    first = on_device(batch, CHAIN, train=False).clips
+    again = on_device(batch._replace(seed=batch.seed * 0), CHAIN, train=False).clips
     assert torch.equal(first["rgb"].x, again["rgb"].x)
-    plain = on_device(batch, [Normalize()], train=False)
+    plain = on_device(batch, [Normalize()], train=False).clips
     assert torch.equal(first["rgb"].x, plain["rgb"].x)  # nothing was drawn
 
 
 def test_network_gets_floats_whatever_the_transforms():
     batch = collate(samples(2))
-    out = on_device(batch, [], train=True)
+    out = on_device(batch, [], train=True).clips
     assert out["rgb"].x.dtype == out["flow"].x.dtype == torch.float32
     torch.testing.assert_close(out["rgb"].x, batch.clips["rgb"].x / 255)
     torch.testing.assert_close(out["flow"].x, (batch.clips["flow"].x - 127.5) / 127.5)
@@ -93,12 +93,12 @@ def test_network_gets_floats_whatever_the_transforms():
 def test_padding_is_zero_after_all_transforms():
     longest = sample(0, rgb=clip(1, 3, seed=0))
     batch = collate([longest, sample(1, rgb=clip(1, 2, seed=1, real=1))])
-    out = on_device(batch, [Normalize()], train=True)["rgb"]  # which makes 0 into -mean / std
+    out = on_device(batch, [Normalize()], train=True).clips["rgb"]  # which makes 0 into -mean / std
     assert out.mask.tolist() == [[[True] * 3], [[True, False, False]]]
     assert (out.x[1, 0, 1:] == 0).all()
     assert (out.x[0] != 0).any()
     assert torch.equal(
-        out.x[1, 0, 0], on_device(batch, [Normalize()], train=True)["rgb"].x[1, 0, 0]
+        out.x[1, 0, 0], on_device(batch, [Normalize()], train=True).clips["rgb"].x[1, 0, 0]
     )
 
 

@@ -21,6 +21,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np, torch
 from actionkit.contracts import Dataset, Info, Reader, Record, Sampler
+from actionkit.data.sources import Sources
 from actionkit.data.clips import Clips
 from actionkit.data.loader import Loader
 from actionkit.data.order import InTurn
@@ -38,7 +39,7 @@ class First(Sampler):
     steps = views = 1
     def __call__(self, info, record, rng): return np.zeros((1, 1), np.int64)
 
-clips = Clips(Many(), Gray(), First(), [], train=False)
+clips = Clips(Many(), Sources(Gray()), First(), [], train=False)
 loader = Loader(clips, InTurn([1] * 64, 2), 2)
 """
 

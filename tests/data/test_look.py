@@ -13,6 +13,7 @@ from actionkit.data.module import DataModule, Stage
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Segments, Sliding
 from actionkit.data.seeds import mix
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.crops import Crops
 from actionkit.data.transforms.dis import DISFlow
@@ -49,7 +50,7 @@ def stage(sampler=None, *per_batch, size=48, crop=None):
 
 
 def seen(stage, video, train=True, seed=0, views=10):
-    return look(stage, PyAV(), video, train=train, seed=seed, views=views)
+    return look(stage, Sources(PyAV()), video, train=train, seed=seed, views=views)
 
 
 def test_a_look_is_what_the_loader_and_the_device_give(tmp_path):
@@ -61,12 +62,12 @@ def test_a_look_is_what_the_loader_and_the_device_give(tmp_path):
     own = stage(sampler, Mirror(), Normalize())
     own.per_sample += made_of
     data = DataModule(
-        {"train": Listed(records(paths))}, PyAV(), own, own, batch=4, workers=0, seed=5
+        {"train": Listed(records(paths))}, Sources(PyAV()), own, own, batch=4, workers=0, seed=5
     )
     loader = data.train_dataloader()
     loader.batch_sampler.set_epoch(2)
     (batch,) = loader
-    taken = on_device(batch, own.per_batch, train=True)
+    taken = on_device(batch, own.per_batch, train=True).clips
     for b, index in enumerate(batch.index.tolist()):
         found = seen(own, paths[index], seed=mix(5, 2, index, 0))
         again = Normalize().apply(found.clips, [{}])

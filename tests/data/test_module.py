@@ -8,10 +8,11 @@ from makers import Listed, bad_files, good_files, records, trainer
 from videos import moving_frames, write_video
 
 from actionkit.data.device import on_device
-from actionkit.data.loader import _start_worker
+from actionkit.data.loader import start_worker
 from actionkit.data.module import DataModule, Stage, cpus
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense, Segments, Sliding
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.dis import DISFlow
 from actionkit.data.transforms.mirror import Mirror
@@ -34,7 +35,7 @@ def module(files, **options):
     settings = {"batch": 3, "workers": 0, "seed": 1, **options}
     evaluation = settings.pop("eval", stage())
     datasets = {"train": Listed(records(files[:7])), "val": Listed(records(files[7:]))}
-    return DataModule(datasets, PyAV(), stage(), evaluation, **settings)
+    return DataModule(datasets, Sources(PyAV()), stage(), evaluation, **settings)
 
 
 def run(data, epochs=2):
@@ -44,7 +45,7 @@ def run(data, epochs=2):
     for epoch in range(epochs):
         loaders[0].batch_sampler.sampler.set_epoch(epoch)
         for train, loader in zip((True, False), loaders, strict=True):
-            found += [(batch, on_device(batch, [Mirror()], train=train)) for batch in loader]
+            found += [(batch, on_device(batch, [Mirror()], train=train).clips) for batch in loader]
     return found
 
 
@@ -143,7 +144,7 @@ def test_a_video_comes_in_as_many_items_as_its_views_need(files, tmp_path):
     made = {}
     for limit in (3, 100):
         data = DataModule(
-            datasets, PyAV(), stage(), sliding, batch=6, workers=0, views_per_item=limit
+            datasets, Sources(PyAV()), stage(), sliding, batch=6, workers=0, views_per_item=limit
         )
         made[limit] = list(data.val_dataloader())
     few, whole = made[3], made[100]
@@ -167,7 +168,7 @@ def test_a_video_comes_in_as_many_items_as_its_views_need(files, tmp_path):
 def test_unreadable_videos_are_replaced_in_training_and_missing_in_evaluation(files, tmp_path):
     bad = list(bad_files(tmp_path).values())[:2]
     datasets = {"train": Listed(records(bad + files[:4])), "val": Listed(records(bad + files[:1]))}
-    data = DataModule(datasets, PyAV(), stage(), stage(), batch=2, workers=0)
+    data = DataModule(datasets, Sources(PyAV()), stage(), stage(), batch=2, workers=0)
     train, evaluation = list(data.train_dataloader()), list(data.val_dataloader())
     assert [len(batch.id) for batch in train] == [2, 2, 2]
     assert {b.id for batch in train for b in batch.bad} == {path.name for path in bad}
@@ -190,7 +191,7 @@ class Place:
 def test_batch_counts_clips_per_optimizer_step_over_all_devices(files, world, accumulate, each):
     data = DataModule(
         {"train": Listed(records(files)), "val": Listed(records(files))},
-        PyAV(),
+        Sources(PyAV()),
         stage(),
         stage(),
         batch=6,
@@ -229,7 +230,7 @@ def test_datasets_make_their_files_before_they_are_read(files):
 def test_a_worker_leaves_signals_to_the_main_process():
     child = os.fork()
     if child == 0:
-        _start_worker(0)
+        start_worker(0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             os.kill(os.getpid(), number)
         os._exit(7)

@@ -7,6 +7,7 @@ from rich.console import Console
 from actionkit.contracts import Record
 from actionkit.data.preflight import preflight
 from actionkit.data.readers.pyav import PyAV
+from actionkit.data.sources import Sources
 
 
 class Counting(PyAV):
@@ -35,7 +36,7 @@ def bad(tmp_path_factory):
 
 
 def look(datasets, reader=None):
-    return list(preflight(datasets, reader or Counting(), Console(file=io.StringIO())))
+    return list(preflight(datasets, Sources(reader or Counting()), Console(file=io.StringIO())))
 
 
 def said(datasets, reader=None):

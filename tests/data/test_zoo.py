@@ -22,6 +22,7 @@ from actionkit.data.datasets.folder import Folder
 from actionkit.data.module import DataModule, Stage
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Segments
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 from actionkit.testing import readers, zoo
 from actionkit.testing.subject import open_files
@@ -209,7 +210,7 @@ def module(reader, paths, workers, batch=4, per_sample=()):
     data = Listed(records(paths))
     stage = Stage(Segments(count=3), list(per_sample))
     return DataModule(
-        {"train": data, "val": data}, reader, stage, stage, batch=batch, workers=workers
+        {"train": data, "val": data}, Sources(reader), stage, stage, batch=batch, workers=workers
     )
 
 

@@ -26,6 +26,7 @@ from actionkit.data.collate import collate
 from actionkit.data.module import DataModule, Stage
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.mirror import Mirror
 from actionkit.errors import RunError
@@ -335,7 +336,7 @@ def test_items_of_few_views_give_the_score_of_one_item(tmp_path):
 
     def scored(**options):
         task = Recognition(system())
-        made = DataModule(data, PyAV(), evaluation, evaluation, workers=0, **options)
+        made = DataModule(data, Sources(PyAV()), evaluation, evaluation, workers=0, **options)
         trainer(tmp_path).validate(task, made, verbose=False)
         return task.results
 
@@ -393,7 +394,7 @@ def test_a_whole_batch_of_unreadable_clips_ends_training(tmp_path):
     files = list(bad_files(tmp_path).values())
     data = {split: Listed(records(files)) for split in ("train", "val")}
     stage = Stage(Dense(length=2))
-    made = DataModule(data, PyAV(), stage, stage, batch=2, workers=0)
+    made = DataModule(data, Sources(PyAV()), stage, stage, batch=2, workers=0)
     with pytest.raises(RunError, match="no clip of a whole batch") as error:
         trainer(tmp_path, max_epochs=1).fit(Recognition(system()), made)
     assert "(pyav): " in str(error.value)
@@ -422,7 +423,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, end):
 
     def fit(folder, epochs, **options):
         stages = Stage(Dense(length=2), [crop], [Mirror()]), Stage(Dense(length=2), [crop])
-        made = DataModule(data, PyAV(), *stages, batch=3, workers=0, seed=4)
+        made = DataModule(data, Sources(PyAV()), *stages, batch=3, workers=0, seed=4)
         torch.manual_seed(0)
         pool = SpatialPool(FRAMES)
         parts = Chain(aggregate=[pool], head={SCORES: Linear(pool.out, CLASSES, dropout=0.5)})

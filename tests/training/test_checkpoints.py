@@ -19,9 +19,10 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from actionkit import files
 from actionkit.errors import RunError
+from actionkit.files import remove_unfinished
 from actionkit.training import checkpoints as module
-from actionkit.training import run_folder
 from actionkit.training.checkpoints import (
     AtomicCheckpointIO,
     checkpoints,
@@ -29,7 +30,7 @@ from actionkit.training.checkpoints import (
     read,
     verify,
 )
-from actionkit.training.run_folder import RunFolder, remove_unfinished
+from actionkit.training.run_folder import RunFolder
 
 # Children that are killed: forked from a server that has imported all but done nothing yet.
 KILLED = multiprocessing.get_context("forkserver")
@@ -381,7 +382,7 @@ def elsewhere():
 
 def save_and_die(path, nth):
     """Saves step 2, and is killed before the nth line of our own code that this runs."""
-    ours, lines = {module.__file__, run_folder.__file__}, itertools.count(1)
+    ours, lines = {module.__file__, files.__file__}, itertools.count(1)
 
     def trace(frame, event, _):
         if frame.f_code.co_filename not in ours:

@@ -1,4 +1,3 @@
-import contextlib
 import errno
 import json
 import os
@@ -6,23 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from unfinished import ended, part
 
 from actionkit.errors import RunError
-from actionkit.training.run_folder import (
-    DEAD_AFTER,
-    HOST,
-    INHERITED,
-    RunFolder,
-    free_bytes,
-    remove_unfinished,
-    replacing,
-    write,
-)
+from actionkit.files import HOST, free_bytes
+from actionkit.training.run_folder import INHERITED, RunFolder
 
 RECIPE = {
     "name": "két_stream",
@@ -142,20 +133,6 @@ def test_results_of_several_commands_stand_side_by_side(tmp_path):
     ]
 
 
-def test_writes_as_a_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "results.json"
-    write(file, "first\n")
-    with contextlib.suppress(RuntimeError), replacing(file) as half:
-        half.write(b"x" * 100_000)
-        raise RuntimeError("in the middle")
-    assert file.read_text() == "first\n"
-    assert list(tmp_path.iterdir()) == [file]  # no temporary one left
-    write(file, "second\n")
-    assert file.read_text() == "second\n"
-    write(file, "caf\udce9.mp4")  # the name of a file that is no UTF-8
-    assert file.read_text(encoding="utf-8") == "caf\\udce9.mp4"
-
-
 # -------------------------------------------------------------------------------- preparing
 
 
@@ -246,58 +223,6 @@ def test_room_for_three_checkpoints_is_wanted(tmp_path, monkeypatch):
         RunError, match=r"room for 300\.0 MB, but .* third, of 100\.0 MB each; free"
     ):
         run.require_space(100_000_000)
-
-
-# --------------------------------------------------------------------------- unfinished files
-
-
-def ended():
-    """The number of a process that is no more."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def part(folder, host, process, *, idle=0.0, name="best.ckpt"):
-    path = folder / f".{name}.{host}.{process}.actionkit-part"
-    path.touch()
-    os.utime(path, (time.time() - idle,) * 2)
-    return path
-
-
-def test_only_dead_processes_unfinished_files_are_removed(tmp_path):
-    gone = [
-        part(tmp_path, HOST, ended()),
-        part(tmp_path, HOST, os.getpid()),  # this one writes nothing yet
-        part(tmp_path, "elsewhere", 1, idle=DEAD_AFTER + 60),
-        part(tmp_path, HOST, os.getppid(), idle=DEAD_AFTER + 60, name="old"),  # number reused
-    ]
-    kept = [
-        part(tmp_path, HOST, os.getppid()),
-        part(tmp_path, "elsewhere", ended(), idle=DEAD_AFTER - 60),
-    ]
-    others = [
-        "best.ckpt",
-        ".hidden",
-        ".best.ckpt.x.1.tmp",
-        "a.b.1.actionkit-part",
-        ".x.actionkit-part",
-    ]
-    for name in others:
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (0, 0))
-    remove_unfinished(tmp_path)
-    assert not any(path.exists() for path in gone)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in kept} | set(others)
-
-
-def test_unfinished_files_are_known_by_the_name_they_get(tmp_path):
-    with replacing(tmp_path / "a.b.ckpt"):
-        assert len(list(tmp_path.iterdir())) == 1
-        remove_unfinished(tmp_path)  # by this very process: it counts as left from before
-        assert list(tmp_path.iterdir()) == []
-        (tmp_path / f".a.b.ckpt.{HOST}.{os.getpid()}.actionkit-part").touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.b.ckpt"]
 
 
 def test_preparing_removes_unfinished_files_of_the_run(tmp_path):

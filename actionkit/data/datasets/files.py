@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from actionkit.contracts import Classes, Dataset, Reader, Record, VideoReadError
+from actionkit.contracts import Classes, Dataset, Record, VideoReadError
 from actionkit.data.datasets.folder import SUFFIXES
+from actionkit.data.sources import Sources
 from actionkit.errors import RunError
 
 
@@ -59,14 +60,14 @@ def whole(path: Path, modality: str = "rgb") -> Record:
     return Record(id=str(path), sources={modality: path}, origin=str(path))
 
 
-def in_windows(record: Record, reader: Reader, seconds: float, hop: float) -> list[Record]:
+def in_windows(record: Record, sources: Sources, seconds: float, hop: float) -> list[Record]:
     """Windows of so many seconds of a file, one every `hop` seconds, the last at its end.
 
     The id tells the seconds as a media fragment (`#t=2,6`). A file that cannot be opened, or is no
     longer than a window, stays whole.
     """
     try:
-        info = reader.probe(next(iter(record.sources.values())))
+        info, _ = sources.timeline(record)
     except VideoReadError:
         return [record]
     if info.seconds <= seconds:

@@ -47,6 +47,10 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._seconds, self._end = seconds, time.monotonic() + seconds
 
+    def renew(self) -> None:
+        """Puts it off: as long from now as it was at first."""
+        self._end = time.monotonic() + self._seconds
+
     def left(self) -> float:
         """The seconds until then, more than 0. Raises UnreadableError if there are none."""
         left = self._end - time.monotonic()

@@ -57,8 +57,10 @@ class Frames(LocalReader):
         seconds = folder.images / self.fps
         return Info(folder.images, float(self.fps), seconds, folder.height, folder.width)
 
-    def _frames(self, path: Path, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        folder, deadline = self._folder(path), Deadline(self.limits.timeout)
+    def _frames(
+        self, path: Path, wanted: np.ndarray, deadline: Deadline
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        folder = self._folder(path)
         for index in wanted.tolist():
             deadline.left()
             image = _image(path, folder.series, index, self.limits)

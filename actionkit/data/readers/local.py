@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from actionkit.contracts import Info, Reader, VideoReadError
-from actionkit.data.readers.container import Limits, UnreadableError
+from actionkit.data.readers.container import Deadline, Limits, UnreadableError
 
 
 class LocalReader(Reader):
@@ -42,16 +42,32 @@ class LocalReader(Reader):
                     f"but it has frames 0 to {info.frames - 1}"
                 )
             out = np.empty((len(indices), info.height, info.width, 3), np.uint8)
-            for index, image in self._frames(path, np.unique(indices)):
+            deadline = Deadline(self.limits.timeout)
+            for index, image in self._frames(path, np.unique(indices), deadline):
                 out[indices == index] = image
             return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def stream(self, path: Path, most: int) -> Iterator[Tensor]:
+        """All frames in turn as RGB, uint8 [N, 3, H, W], each decoded once, `most` at a time."""
+        with self._explained(path):
+            info, deadline = self._info(path), Deadline(self.limits.timeout)
+            images = self._frames(path, np.arange(info.frames), deadline)
+            for start in range(0, info.frames, most):
+                count = min(most, info.frames - start)
+                part = np.empty((count, info.height, info.width, 3), np.uint8)
+                for row, (_, image) in zip(part, images, strict=False):
+                    row[:] = image
+                yield torch.from_numpy(part).permute(0, 3, 1, 2)
+                deadline.renew()
 
     @abstractmethod
     def _info(self, path: Path) -> Info:
         """What is known of a video. Raises UnreadableError for what the reader cannot take."""
 
     @abstractmethod
-    def _frames(self, path: Path, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _frames(
+        self, path: Path, wanted: np.ndarray, deadline: Deadline
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (index, upright RGB, uint8 [H, W, 3]) of all indices [N], which are sorted."""
 
     @contextmanager

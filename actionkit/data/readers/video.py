@@ -24,10 +24,12 @@ class VideoReader(LocalReader):
     def _info(self, path: Path) -> Info:
         return self._table(path).info
 
-    def _frames(self, path: Path, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _frames(
+        self, path: Path, wanted: np.ndarray, deadline: Deadline
+    ) -> Iterator[tuple[int, np.ndarray]]:
         known = self._table(path)
         numbers = known.shown(wanted)
-        source = Source(str(path.absolute()), known, self.limits, Deadline(self.limits.timeout))
+        source = Source(str(path.absolute()), known, self.limits, deadline)
         for number, image in self._images(source, np.unique(numbers).tolist()):
             for index in wanted[numbers == number].tolist():
                 yield index, image

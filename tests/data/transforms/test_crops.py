@@ -9,6 +9,7 @@ from actionkit.data.collate import collate
 from actionkit.data.module import DataModule, Stage
 from actionkit.data.readers.pyav import PyAV
 from actionkit.data.samplers import Dense
+from actionkit.data.sources import Sources
 from actionkit.data.transforms.crop import CropResize
 from actionkit.data.transforms.crops import Crops
 from actionkit.data.transforms.normalize import Normalize
@@ -173,7 +174,9 @@ def test_from_files_to_scores_frames_are_read_once_for_all_crops(tmp_path):
     listed = Listed(records(good_files(tmp_path, 2)))
     size = CropResize(size=(32, 40))
     crops = Stage(Dense(length=4, clips=3), [size], [Crops(size=24), Normalize()])
-    data = DataModule({"val": listed}, PyAV(), crops, crops, batch=4, workers=0, views_per_item=2)
+    data = DataModule(
+        {"val": listed}, Sources(PyAV()), crops, crops, batch=4, workers=0, views_per_item=2
+    )
     task = Recognition(system(eval_transforms=crops.per_batch))
     batches = list(data.eval_dataloader("val"))
     assert {b.clips["rgb"].x.shape[1:] for b in batches} <= {(2, 4, 3, 32, 40), (1, 4, 3, 32, 40)}

@@ -1,0 +1,1 @@
+"""Stores: what was decoded or computed once, kept on the disk and read many times."""

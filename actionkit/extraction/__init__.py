@@ -1,0 +1,1 @@
+"""What is made of a data set once: stores of frames, flow and features, and smaller videos."""
