@@ -18,6 +18,7 @@ from actionkit.registry import Entry
 PART_KEYS = {
     "weights": Path,  # a checkpoint of ours or a state dict; FILE or FILE#prefix
     "freeze": bool | int,  # true, or the first N stages
+    "freeze_norm": Literal["all", "but_first"],  # batch norms alone: statistics, scale and shift
     "lr": float,  # factor on the optimizer's learning rate
 }
 LOSS_KEYS = {"weight": float}
@@ -84,6 +85,7 @@ class Data:
     batch: int = at_least(1, 16)  # clips per optimizer step, over all devices
     workers: int | Literal["auto"] = at_least(0, "auto")
     max_bad: float = at_least(0, 0.01)  # share of unreadable clips beyond which a run stops
+    balance: float = at_least(0, 0.0)  # 0: each clip once an epoch; 1: each class equally often
 
 
 @dataclass(kw_only=True)
@@ -128,11 +130,14 @@ class Evaluation:
 class Schedule:
     """How the learning rate goes, by timm's schedulers."""
 
-    use: Literal["constant", "cosine", "step", "multistep", "poly", "tanh"] = "constant"
+    use: Literal["constant", "cosine", "step", "multistep", "poly", "tanh", "plateau"] = "constant"
     warmup: float = 0.0  # share of the training in which the rate rises from 1 % of itself
-    min_lr: float = 0.0  # share of the rate at which cosine, poly and tanh end
+    min_lr: float = at_least(0, 0.0)  # share of the rate that cosine, poly, tanh, plateau end at
     decay_epochs: float | list[int] = 30  # step: every so many epochs; multistep: at these
-    decay_rate: float = 0.1
+    decay_rate: float = at_least(0, 0.1)  # step, multistep, plateau: what remains at each fall
+    power: float = at_least(0, 1.0)  # poly: 1 is a straight line
+    patience: int = at_least(0, 10)  # plateau: validations without a gain that are borne
+    metric: str | None = None  # plateau: a metric of the evaluation, or loss; None = the first
 
 
 @dataclass(kw_only=True)
@@ -141,20 +146,35 @@ class Optimizer:
 
     use: str = "adamw"
     lr: float = at_least(0, 1e-3)
+    lr_for: int | None = at_least(1, None)  # the batch `lr` was chosen for; None = data.batch
+    lr_rule: Literal["linear", "sqrt"] = "linear"  # how the rate goes from there with the batch
+    layer_decay: float | None = at_least(
+        0, None
+    )  # factor from a backbone's stage to the one before
     weight_decay: float = at_least(0, 0.0)  # none on norms and biases
     momentum: float = 0.9
     schedule: Schedule = written({})
 
 
 @dataclass(kw_only=True)
+class EarlyStopping:
+    """When a training ends before its last epoch."""
+
+    patience: int | None = at_least(1, None)  # validations without a gain; None = never
+    metric: str | None = None  # a metric of the evaluation, or loss; None = the first
+    min_delta: float = at_least(0, 0.0)  # what counts as a gain is more than this
+
+
+@dataclass(kw_only=True)
 class Trainer:
-    """Lightning's Trainer, by its own names."""
+    """Lightning's Trainer, by its own names; from `compile` on, what it leaves to callbacks."""
 
     max_epochs: int = at_least(1, 10)
     precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
     accelerator: str = "auto"
     devices: int | str | list[int] = "auto"
-    strategy: str = "auto"
+    strategy: str = "auto"  # ddp, fsdp ...; auto is ddp where there are several devices
+    sync_batchnorm: bool = False  # batch norms take their statistics over all devices
     num_nodes: int = at_least(1, 1)
     gradient_clip_val: float | None = None
     accumulate_grad_batches: int = at_least(1, 1)
@@ -162,6 +182,11 @@ class Trainer:
     limit_train_batches: int | float | None = None
     limit_val_batches: int | float | None = None
     deterministic: bool = False
+    compile: bool = False  # backbones by torch.compile
+    ema: float | None = at_least(0, None)  # decay of the average weights to evaluate, as 0.999
+    precise_bn: int = at_least(0, 0)  # batches for batch norms' statistics at each validation
+    early_stopping: EarlyStopping = written({})
+    save_every: int = at_least(1, 1000)  # steps between two writings of last.ckpt
 
 
 @dataclass(kw_only=True)

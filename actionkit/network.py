@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from actionkit.contracts import Clip, Features, Fusion, Head, Joint, Output, Part
+from actionkit.contracts import Clip, Features, Fits, Fusion, Head, Joint, Output, Part
 
 SCORES = "scores"  # the name of a chain's only head, and of what the whole network says
 
@@ -61,6 +61,14 @@ class Chain(nn.Module):
                 results[name] = part(results[name])
         return results
 
+    def paths(self, inp: Sequence[nn.Module]) -> dict[str, list[nn.Module]]:
+        """What each result of `back` comes through, behind `inp`."""
+        shared = [*inp, *self.aggregate]
+        paths = {name: [*shared, head] for name, head in self.head.items()} or {SCORES: shared}
+        for name, parts in self.then.items():
+            paths[name] = [*paths[name], *parts]  # type: ignore[misc]
+        return paths
+
 
 class Network(nn.Module):
     """Streams -> joint -> streams' chains -> fusion -> chain -> scores.
@@ -83,7 +91,7 @@ class Network(nn.Module):
         self.joint = joint
         self.fusion = fusion
         self.tail = tail
-        self.frozen: list[nn.Module] = []  # kept in evaluation mode, batch norm statistics too
+        self.frozen: list[str] = []  # modules kept in evaluation mode, batch norm statistics too
 
     def forward(self, clips: Mapping[str, Clip], boxes: Tensor | None = None) -> Output:
         """Scores of a batch.
@@ -116,12 +124,53 @@ class Network(nn.Module):
         output.update(self.tail.back(self.tail.front(last)) if self.tail else {SCORES: last})
         return output
 
+    def paths(self) -> dict[str, list[nn.Module]]:
+        """What each entry of the Output comes through, in the order of the forward."""
+        chains: dict[str, Chain] = dict(self.streams.items())  # type: ignore[arg-type]
+        fronts = {n: [*chains[n].before, *chains[n].backbone] for n in self.takes}
+        if self.joint is not None:
+            through = [*_joined(fronts.values()), self.joint]
+            fronts = dict.fromkeys(self.joint.out, through)
+        ends = {n: chain.paths(fronts[n]) for n, chain in chains.items() if n in fronts}
+        found = {output_name(n, head): ends[n][head] for n in ends for head in chains[n].head}
+        last = [end[SCORES] for end in ends.values() if SCORES in end]
+        if self.fusion is not None:
+            last = [[*_joined(last), self.fusion]]
+        if len(last) != 1:
+            return found
+        front = [*self.tail.before, *self.tail.backbone] if self.tail else []
+        found.update(self.tail.paths([*last[0], *front]) if self.tail else {SCORES: last[0]})
+        return found
+
+    def fits(self) -> dict[str, list[str]]:
+        """The parts that learn without gradients by their name as a submodule, in the order of the
+        forward, and which entries of the Output stand behind each.
+        """
+        names = {module: name for name, module in self.named_modules()}
+        found: dict[str, list[str]] = {}
+        for output, path in self.paths().items():
+            for module in (m for part in path for m in part.modules() if isinstance(m, Fits)):
+                found.setdefault(names[module], []).append(output)
+        return found
+
+    def late(self) -> set[str]:
+        """Entries of the Output behind a part that is fitted after the training by gradients."""
+        found: set[str] = set()
+        for name, outputs in self.fits().items():
+            if self.get_submodule(name).fits == "after":
+                found.update(outputs)
+        return found
+
     def train(self, mode: bool = True) -> Network:
         """Training or evaluation mode; frozen parts stay in evaluation mode."""
         super().train(mode)
-        for part in self.frozen:
-            part.eval()
+        for name in self.frozen:  # by name, since synchronised norms take the place of others
+            self.get_submodule(name).eval()
         return self
+
+
+def _joined(paths: Iterable[Sequence[nn.Module]]) -> list[nn.Module]:
+    return list(dict.fromkeys(part for path in paths for part in path))
 
 
 def output_name(stream: str, head: str) -> str:
@@ -152,12 +201,22 @@ def restore(features: Features, views: int) -> Features:
 
 def freeze(network: Network, part: nn.Module, stages: Sequence[nn.Module]) -> None:
     """Takes stages of a part out of training: no gradients, and evaluation mode from now on."""
+    inside = {module for stage in stages for module in stage.modules()}
     for stage in stages:
         stage.requires_grad_(False)
-        network.frozen.append(stage)
     if not any(p.requires_grad for p in part.parameters()):
-        network.frozen.append(part)
+        inside.update(part.modules())
+    network.frozen += [name for name, module in network.named_modules() if module in inside]
     network.train(network.training)
+
+
+def freeze_beyond(network: Network, outputs: Iterable[str]) -> None:
+    """Takes out of training all that no loss on these entries of the Output reaches."""
+    paths = network.paths()
+    reached = {part for name in outputs for part in paths[name]}
+    for part in _joined(paths.values()):
+        if part not in reached:
+            freeze(network, part, [part])
 
 
 def load_weights(part: nn.Module, file: str) -> tuple[list[str], list[str], list[str]]:

@@ -23,9 +23,20 @@ from actionkit.errors import RunError
 from actionkit.evaluation import report
 from actionkit.files import write
 from actionkit.tasks.recognition import Recognition
+from actionkit.training import engine
 from actionkit.training.bad_clips import BadClips
-from actionkit.training.checkpoints import AtomicCheckpointIO, checkpoints, read
+from actionkit.training.checkpoints import NAMES, AtomicCheckpointIO, read
+from actionkit.training.compiling import compile_backbones
+from actionkit.training.finite import FiniteLoss
+from actionkit.training.fitting import Fitter
+from actionkit.training.memory import explained
+from actionkit.training.meters import Meters
+from actionkit.training.optimizer import told_rate
+from actionkit.training.ranks import join, of_rank_zero
+from actionkit.training.resume import Renewed, begin
 from actionkit.training.run_folder import RunFolder, rank
+from actionkit.training.saves import Best, Last
+from actionkit.training.signals import Signals
 
 QUIET = (
     ".*does not have many workers.*",
@@ -34,6 +45,7 @@ QUIET = (
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*isinstance.treespec, LeafSpec.*",
     ".*It is recommended to use .self.log.*sync_dist.*",  # all ranks hold the same metrics
+    ".*your dataloader is not resumable.*",  # ours is, by asking how far the epoch is
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Found .* module.* in eval mode at the start of training.*",  # frozen ones are meant to be
 )
@@ -42,40 +54,76 @@ STATE = 8  # bytes of a checkpoint for each parameter, with one moment of the op
 
 
 def fit(
-    found: Blueprint, console: Console, folder: Path | None = None, *, look: bool = True
+    found: Blueprint,
+    console: Console,
+    folder: Path | None = None,
+    *,
+    look: bool = True,
+    new: bool = False,
+    resume: Path | None = None,
+    changes: Sequence[str] = (),
 ) -> Path:
     """Trains, evaluates the best checkpoint on the validation split, and tells the result.
 
-    With `look` every file is opened first. Returns the run folder. Raises RecipeError, RunError.
+    An unfinished run of the same recipe goes on, unless a `new` one is asked for; `resume` is a run
+    folder, or a checkpoint in one, to go on with, `changes` are keys of the recipe that may have
+    changed since. With `look` every file is opened first. Returns the run folder. Raises
+    RecipeError, RunError.
     """
     console.quiet = rank() > 0
+    join()
     record = builder.record(found.tree)
-    run = RunFolder.choose(record, folder)
+    start = of_rank_zero(lambda: begin(record, folder, new=new, resume=resume))
+    run = start.run
     run.prepare()
+    changed = start.require_same(record["recipe"], found.datasets["train"].classes, changes)
     bad = _bad_clips(found, run)
     if look and rank() == 0:
         _look(found, console, bad)
     task, data = builder.build(found)
-    best, last = checkpoints(run.checkpoints, found.plan.evaluation.metrics[0].use)
-    steps = len(data.train_dataloader())
+    if found.plan.trainer.compile:
+        compile_backbones(task.network)
+    metric = task.monitor(found.plan.evaluation.metrics[0].use)
+    best, last = (run.checkpoints / f"{name}.ckpt" for name in NAMES)
+    saves = [
+        Best(best, f"val/{metric}"),
+        Last(last, Signals(), every=found.plan.trainer.save_every),
+    ]
+    loggers = builder.build_loggers(found, run.path)
+    brought = [callback for logger in loggers for callback in getattr(logger, "callbacks", ())]
     trainer = make_trainer(
         found,
-        [best, last, bad],
-        logger=builder.build_loggers(found, run.path),
-        log_every_n_steps=min(LOG_EVERY, steps),
+        [
+            Fitter(console, bad, [best, last]),
+            *engine.callbacks(found.plan, metric),
+            *([Meters()] if loggers else []),
+            *brought,
+            FiniteLoss(),
+            bad,
+            *([Renewed()] if changed else []),
+            *saves,
+        ],
+        logger=loggers,
+        log_every_n_steps=min(LOG_EVERY, len(data.train_dataloader())),
         default_root_dir=run.path,
     )
     run.require_space(STATE * sum(p.numel() for p in task.network.parameters()))
     run.begin(record)
     console.print(_heading(found, task, data, run), highlight=False, soft_wrap=True)
-    for line in found.loaded:
-        console.print(f"weights  {line}", highlight=False, soft_wrap=True)
-    with closing(data):
-        trainer.fit(task, datamodule=data, weights_only=True)
-        trainer.validate(
-            task, datamodule=data, ckpt_path=best.best_model_path, verbose=False, weights_only=True
-        )
-    _tell(found, task, run, console, "fit", "val", Path(best.best_model_path))
+    for line in [*start.told(changed), *(f"weights  {line}" for line in found.loaded)]:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for logger in loggers:
+        if start.file is not None and hasattr(logger, "rewind"):
+            logger.rewind(start.step)
+    shapes = found.stages.shapes if found.stages else {}
+    with run.held(), closing(data):
+        if task.trains:
+            clips = max(1, data.batch // trainer.world_size // trainer.accumulate_grad_batches)
+            with explained(found.plan, shapes, clips):
+                trainer.fit(task, datamodule=data, ckpt_path=start.file, weights_only=True)
+        trained = best if task.trains else None
+        trainer.validate(task, datamodule=data, ckpt_path=trained, verbose=False, weights_only=True)
+    _tell(found, task, run, console, "fit", "val", best)
     return run.path
 
 
@@ -87,6 +135,8 @@ def evaluate(
     content = read(checkpoint)
     task, data = builder.build(found)
     restore(task, content, checkpoint)
+    if found.plan.trainer.compile:
+        compile_backbones(task.network)
     trainer = make_trainer(found, [_bad_clips(found, run, tested=split)], default_root_dir=run.path)
     data.prepare_data()
     data.trainer = trainer
@@ -107,11 +157,18 @@ def restore(task: Recognition, content: dict[str, Any], file: Path) -> None:
         task.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         raise RunError(f"{file} does not fit the recipe: {error}") from error
+    task.on_load_checkpoint(content)
+    if task.unfitted:
+        parts = ", ".join(map(task.place, task.unfitted))
+        raise RunError(
+            f"{file} holds {parts} as before it was fitted, which fit does at its end, to the best "
+            "checkpoint alone; choose --checkpoint best, or let fit come to its end"
+        )
 
 
 def make_trainer(
     found: Blueprint,
-    callbacks: Sequence[Callback] = (),
+    extra: Sequence[Callback] = (),
     *,
     progress: bool = True,
     **changes: Any,
@@ -121,14 +178,15 @@ def make_trainer(
         warnings.filterwarnings("ignore", pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    settings = vars(found.plan.trainer)
+    settings = engine.lightning_options(found.plan.trainer)
+    plugins = [*settings.pop("plugins"), AtomicCheckpointIO()]
     settings = {
         **settings,
         # once at least
         "check_val_every_n_epoch": min(settings["check_val_every_n_epoch"], settings["max_epochs"]),
         "logger": False,
         "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
+        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in extra),
         "enable_progress_bar": progress,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,  # our own order is sharded by rank
@@ -136,9 +194,7 @@ def make_trainer(
     }
     bars = [RichProgressBar(leave=False)] if progress else []
     try:
-        return lightning.Trainer(
-            **settings, callbacks=[*callbacks, *bars], plugins=[AtomicCheckpointIO()]
-        )
+        return lightning.Trainer(**settings, callbacks=[*extra, *bars], plugins=plugins)
     except (MisconfigurationException, ValueError) as error:  # no such device, for one
         raise RunError(f"trainer: {error}") from error
 
@@ -170,11 +226,13 @@ def _heading(found: Blueprint, task: Recognition, data: DataModule, run: RunFold
     parameters = sum(p.numel() for p in task.network.parameters())
     trained = sum(p.numel() for p in task.network.parameters() if p.requires_grad)
     frozen = f", {trained / 1e6:.2f} M of them trained" if trained < parameters else ""
+    fitted = "".join(f", {task.place(part)} fitted" for part in task.behind)
     return (
         f"[bold]{found.tree.values.get('name') or found.tree.name}[/]\n"
         f"data     {len(data.datasets['train'])} clips to train, {len(data.datasets['val'])} to "
         f"validate, {len(classes)} classes, {data.workers} workers\n"
-        f"network  {parameters / 1e6:.2f} M parameters{frozen}\n"
+        f"network  {parameters / 1e6:.2f} M parameters{frozen}{fitted}\n"
+        f"rate     {told_rate(found.plan.optimizer, found.plan.data.batch)}\n"
         f"run      {run.path}"
     )
 

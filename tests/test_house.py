@@ -45,9 +45,9 @@ def test_parts_know_only_the_contracts_and_their_own_folder(path):
 
 # A room may import those to its right and below, never one that stands before it.
 ORDER = (
-    "cli", "doctor", "extraction", "prediction", "bench", "run", "testing", "builder", "tasks", "training",
-    "evaluation", "data", "network", "validate", "grammar", "recipe", "values", "schema",
-    "registry", "contracts", "files", "errors",
+    "cli", "doctor", "extraction", "prediction", "bench", "run", "testing", "builder", "tasks",
+    "training", "evaluation", "data", "network", "validate", "grammar", "recipe", "values",
+    "schema", "registry", "contracts", "files", "differences", "errors",
 )  # fmt: skip
 
 

@@ -83,24 +83,24 @@ def test_our_name_wins_and_theirs_stays_reachable(site):
 
 
 def test_two_plugins_with_one_name_are_a_mistake_only_of_who_uses_the_bare_name(site):
-    install(site, "dist-a", {AGGREGATORS: {"gru": "a:GRU", "other": "a:Other"}})
-    install(site, "Dist_B", {AGGREGATORS: {"gru": "b:GRU"}})
+    install(site, "dist-a", {AGGREGATORS: {"gated": "a:GRU", "other": "a:Other"}})
+    install(site, "Dist_B", {AGGREGATORS: {"gated": "b:GRU"}})
     assert registry.find("aggregators", "other").target == "a:Other"
-    assert registry.find("aggregators", "dist-b:gru").target == "b:GRU"
+    assert registry.find("aggregators", "dist-b:gated").target == "b:GRU"
     with pytest.raises(UnknownComponentError) as caught:
-        registry.find("aggregators", "gru")
+        registry.find("aggregators", "gated")
     assert str(caught.value) == (
-        "aggregator 'gru' comes from 2 distributions; 'use: dist-a:gru' or 'use: dist-b:gru'"
+        "aggregator 'gated' comes from 2 distributions; 'use: dist-a:gated' or 'use: dist-b:gated'"
     )
 
 
 def test_the_first_copy_of_a_distribution_on_the_path_counts(site, tmp_path_factory, monkeypatch):
-    install(site, "twice", {AGGREGATORS: {"gru": "old:GRU"}}, "1.0")
+    install(site, "twice", {AGGREGATORS: {"gated": "old:GRU"}}, "1.0")
     nearer = tmp_path_factory.mktemp("nearer")
-    install(nearer, "twice", {AGGREGATORS: {"gru": "new:GRU"}}, "2.0")
+    install(nearer, "twice", {AGGREGATORS: {"gated": "new:GRU"}}, "2.0")
     monkeypatch.syspath_prepend(nearer)
     registry.entries.cache_clear()
-    entry = registry.find("aggregators", "gru")
+    entry = registry.find("aggregators", "gated")
     assert (entry.target, entry.version) == ("new:GRU", "2.0")
 
 

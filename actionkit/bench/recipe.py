@@ -135,7 +135,11 @@ class _Ticks(Callback):
 
 
 def _train(found: Blueprint, task: Recognition, data: DataModule, steps: int, tick: Run) -> Steps:
-    """Trains; the steps of the warm-up are left out."""
+    """Trains; the steps of the warm-up are left out. What is fitted before stays as it starts."""
+    if not task.trains:
+        raise RunError("the recipe trains nothing by gradients, so it has no step to measure")
+    fits = {part: task.network.get_submodule(part).fits for part in task.unfitted}
+    task.unfitted = [part for part, when in fits.items() if when == "after"]
     watched = Steps()
     wanted = _wanted(data, steps)
     accumulate = found.plan.trainer.accumulate_grad_batches

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
 from actionkit import registry
 from actionkit.builder.components import BrokenError, Components
@@ -39,6 +40,7 @@ class Blueprint:
     built: Built | None = None
     stages: Stages | None = None
     loaded: list[str] = field(default_factory=list)  # what `weights` took, in words
+    made: dict[str, nn.Module] = field(default_factory=dict)  # by key, behind `build`
 
     def require(self) -> None:
         """Raises RecipeError with all problems, if there are any."""
@@ -89,7 +91,7 @@ def build(found: Blueprint) -> tuple[Recognition, DataModule]:
     whole.require()
     stages = whole.stages
     assert stages is not None and stages.sources is not None  # noqa: S101, PT018  no problems
-    found.loaded = whole.components.loaded
+    found.loaded, found.made = whole.components.loaded, whole.components.made
     data = DataModule(
         found.datasets,
         stages.sources,
@@ -98,6 +100,7 @@ def build(found: Blueprint) -> tuple[Recognition, DataModule]:
         batch=plan.data.batch,
         workers=plan.data.workers,
         views_per_item=plan.evaluation.views_per_item,
+        balance=plan.data.balance,
         seed=plan.seed,
     )
     return task, data

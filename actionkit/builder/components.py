@@ -14,6 +14,7 @@ from actionkit.contracts import Backbone, Make, Part, Shape
 from actionkit.grammar import Node
 from actionkit.network import Parts, load_weights
 from actionkit.recipe import Problem
+from actionkit.training.norms import batch_norms
 
 
 class BrokenError(Exception):
@@ -40,8 +41,9 @@ class Components:
         self.trained = trained
         self.problems: list[Problem] = []
         self.rows: list[Row] = []
+        self.made: dict[str, nn.Module] = {}  # the network's parts by key
         self.rate_factors: dict[nn.Module, float] = {}
-        self.frozen: list[tuple[nn.Module, list[nn.Module]]] = []  # part, its frozen stages
+        self.frozen: list[tuple[nn.Module, Sequence[nn.Module]]] = []  # part, what of it is
         self.loaded: list[str] = []  # what `weights` took and did not, in words
 
     def note(self, node: Node, text: str, key: str = "") -> None:
@@ -98,10 +100,13 @@ class Components:
         part = self.make(node, kind, *supplied)
         parameters = sum(p.numel() for p in part.parameters())
         self.rows.append(Row(node.key, node.use, part.out, parameters))
+        self.made[node.key] = part
         if (factor := node.reserved.get("lr")) is not None:
             self.rate_factors[part] = factor
         if (weights := node.reserved.get("weights")) and not self.trained:
             self._load(node, part, str(weights))
+        if which := node.reserved.get("freeze_norm"):
+            self._freeze_norms(node, part, which)
         if stages := node.reserved.get("freeze"):
             self._freeze(node, part, stages)
         return part
@@ -120,6 +125,12 @@ class Components:
         text += f"; not in the file: {', '.join(lacking)}" if lacking else ""
         text += f"; in the file but not taken: {', '.join(left)}" if left else ""
         self.loaded.append(text)
+
+    def _freeze_norms(self, node: Node, part: nn.Module, which: str) -> None:
+        norms = batch_norms(part)[which == "but_first" :]
+        if not norms:
+            self.note(node, f"'{node.use}' has no such batch norm; leave it out", "freeze_norm")
+        self.frozen.append((part, norms))
 
     def _freeze(self, node: Node, part: nn.Module, stages: bool | int) -> None:
         if stages is True:

@@ -41,8 +41,9 @@ class Stages:
 def build_stages(components: Components, data: Data, modalities: Sequence[str]) -> Stages:
     """Readers and the pipelines `train` and `eval`; notes what is wrong with any, and goes on."""
     sources, read = _sources(components, data, modalities)
-    train, train_shapes, train_sure = _stage(components, data.train, read)
-    evaluation, eval_shapes, eval_sure = _stage(components, data.eval, read)
+    known = sources is not None
+    train, train_shapes, train_sure = _stage(components, data.train, read, known)
+    evaluation, eval_shapes, eval_sure = _stage(components, data.eval, read, known)
     shapes = {m: _agreed(train_shapes[m], s) for m, s in eval_shapes.items() if m in train_shapes}
     if train_sure != eval_sure:  # the sound one knows better
         shapes = train_shapes if train_sure else eval_shapes
@@ -57,8 +58,9 @@ def _sources(
     readers: dict[str, Reader] = {}
     for modality, node in data.reader.items():
         with suppress(BrokenError):
-            reader = readers[modality] = components.make(node, Reader)
+            reader = components.make(node, Reader)
             _require_source(components, node, reader, modality, modalities)
+            readers[modality] = reader
             for name in [modality] if modality else shapes:
                 shapes[name] = reader.out(shapes[name])
     if not readers or len(readers) < len(data.reader):
@@ -82,7 +84,7 @@ def _require_source(
     if not modality:
         return
     try:
-        reader.source(Record("", dict.fromkeys(known, Path())), modality)
+        reader.source(Record("", {name: Path(name) for name in known}), modality)
     except KeyError:
         text = f"the records have no '{modality}' to read, but {', '.join(known)}"
         components.note(node, f"{text}; '{node.use}' cannot make one of these")
@@ -90,14 +92,14 @@ def _require_source(
 
 
 def _stage(
-    components: Components, pipeline: Pipeline, read: dict[str, Shape]
+    components: Components, pipeline: Pipeline, read: dict[str, Shape], sure: bool
 ) -> tuple[Stage, dict[str, Shape], bool]:
-    stage, sure = Stage(None), True  # type: ignore[arg-type]  # a broken sampler leaves it empty
+    stage = Stage(None)  # type: ignore[arg-type]  # a broken sampler leaves it empty
     try:
         stage.sampler = components.make(pipeline.sampler, Sampler)
     except BrokenError:
         sure = False
-    steps = stage.sampler.steps if sure else None
+    steps = getattr(stage.sampler, "steps", None)
     shapes = {m: shape._replace(steps=steps) for m, shape in read.items()}
     places: tuple[tuple[str, list[Node], list[Transform]], ...] = (
         ("sample", pipeline.per_sample, stage.per_sample),

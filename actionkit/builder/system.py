@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 import timm.optim
+import torch
+from torch import nn
 
 from actionkit.builder.components import BrokenError, Components
 from actionkit.builder.data import Stages
 from actionkit.builder.network import Built
-from actionkit.contracts import Aggregator, Classes, Loss, Metric, Shape
+from actionkit.contracts import Aggregator, Classes, Features, Loss, Metric, Shape
 from actionkit.evaluation.protocol import Protocol
 from actionkit.grammar import Evaluation, Node, Optimizer, Plan
-from actionkit.network import SCORES
+from actionkit.network import SCORES, freeze_beyond
 from actionkit.recipe import Key, Problem, Tree, dotted
 from actionkit.tasks.recognition import System
-from actionkit.training.optimizer import make_optimizer, parameter_groups
+from actionkit.training.engine import problems
+from actionkit.training.optimizer import make_optimizer, parameter_groups, scaled
 
 
 def build_system(
@@ -30,10 +33,15 @@ def build_system(
 ) -> System:
     """All that a task needs. Raises BrokenError, having noted everything that is wrong."""
     before = len(components.problems)
-    losses = _losses(components, plan.loss, built)
+    mixed = any(transform.mixes for transform in stages.train.per_batch)
+    losses = _losses(components, plan.loss, built, mixed)
+    _leave_to_fits(components, plan.loss, built)
     protocol = _protocol(components, plan.evaluation, classes)
     metrics = _metrics(components, plan.evaluation, built, classes)
     _check_optimizer(components, plan.optimizer, tree, built)
+    for key, text in problems(plan, built.network):
+        problem = Problem(dotted(key), tree.place(key), text, static=False)
+        components.problems.append(problem)
     if len(components.problems) > before or protocol is None:
         raise BrokenError
     return System(
@@ -45,15 +53,18 @@ def build_system(
         metrics=metrics,
         train_transforms=stages.train.per_batch,
         eval_transforms=stages.eval.per_batch,
-        optimizer=plan.optimizer,
+        optimizer=scaled(plan.optimizer, plan.data.batch),
         rate_factors=components.rate_factors,
+        keys={part: key for key, part in components.made.items()},
         seed=plan.seed,
         classes=classes,
         modalities=modalities,
     )
 
 
-def _losses(components: Components, nodes: dict[str, Node], built: Built) -> dict[str, Loss]:
+def _losses(
+    components: Components, nodes: dict[str, Node], built: Built, mixed: bool
+) -> dict[str, Loss]:
     losses = {}
     for name, node in nodes.items():
         if name not in built.heads:
@@ -66,7 +77,47 @@ def _losses(components: Components, nodes: dict[str, Node], built: Built) -> dic
             losses[name] = components.make(node, Loss)
         except BrokenError:
             continue
+        if mixed and not _takes_shares(losses[name]):
+            text = f"'{node.use}' takes no shares of classes, which transforms that mix clips give"
+            components.note(node, f"{text}; use cross_entropy, or leave these out")
     return losses
+
+
+def _takes_shares(loss: Loss) -> bool:
+    """Whether it takes targets [B, K] float; only tried on a real device."""
+    mask = torch.ones(1, 1, 1, dtype=torch.bool)
+    if mask.is_meta:
+        return True
+    try:
+        loss(Features(torch.zeros(1, 1, 1, 2, 1, 1), mask), torch.full((1, 2), 0.5), mask)
+    except (ValueError, RuntimeError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _leave_to_fits(components: Components, losses: dict[str, Node], built: Built) -> None:
+    """Freezes what no loss teaches, as none does behind a part that is fitted after the training.
+
+    Notes a head that is left without any way to learn.
+    """
+    network = built.network
+    late, paths = network.late(), network.paths()
+    if not late:
+        return
+    heads = {name: path[-1] for name, path in paths.items() if name not in late}
+    trainable = [name for name, head in heads.items() if _trainable(head)]
+    freeze_beyond(network, [name for name in losses if name in heads])
+    for name in trainable:
+        if not _trainable(heads[name]):
+            text = (
+                f"'{name}' learns nothing, since every loss stands behind a part that is fitted "
+                f"after the training; write a loss on '{name}', or freeze its head"
+            )
+            components.note(next(iter(losses.values())), text)
+
+
+def _trainable(part: nn.Module) -> bool:
+    return any(p.requires_grad for p in part.parameters())
 
 
 def _protocol(components: Components, evaluation: Evaluation, classes: Classes) -> Protocol | None:
@@ -118,8 +169,9 @@ def _check_optimizer(components: Components, settings: Optimizer, tree: Tree, bu
     elif not 0 <= (settings.schedule.warmup or 0) < 1:
         text = "is a share of the training: expected 0 or more and less than 1"
         key = ("optimizer", "schedule", "warmup")
-    elif not any(p.requires_grad for p in built.network.parameters()):
-        text, key = "everything is frozen: nothing is left to train", ("model",)
+    elif not _trainable(built.network):
+        if not built.network.fits():
+            text, key = "everything is frozen: nothing is left to train", ("model",)
     else:
         try:
             groups = parameter_groups(built.network, settings, components.rate_factors)

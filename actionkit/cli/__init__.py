@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from actionkit import __version__
-from actionkit.cli import bench, doctor, frames, info, listing, looking, predicting, training
+from actionkit.cli import (
+    bench,
+    doctor,
+    extracting,
+    frames,
+    info,
+    listing,
+    looking,
+    predicting,
+    training,
+    transcoding,
+)
 
 app = typer.Typer(
     name="actionkit",
@@ -17,7 +28,7 @@ app = typer.Typer(
     "A recipe is a file (recipes/two_stream.yaml) or a name (two_stream). Any value of it can be "
     "changed behind it: actionkit fit two_stream trainer.max_epochs=3 data.batch=8",
     epilog="Exit codes: 0 done, 1 failed while running, 2 wrong usage or recipe, 3 no room "
-    "on the disk, 4 too many unreadable clips, 130 interrupted.",
+    "on the disk or device, 4 too many unreadable clips, 130 interrupted, 143 asked to end.",
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=False,
@@ -49,6 +60,8 @@ app.command("list")(listing.list_components)
 app.command()(info.info)
 app.command()(doctor.doctor)
 app.add_typer(bench.bench, name="bench")
+app.add_typer(extracting.extract, name="extract")
+app.command()(transcoding.transcode)
 
 
 def main() -> None:

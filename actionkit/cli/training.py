@@ -22,15 +22,33 @@ def fit(
     look: Annotated[
         bool, typer.Option("--look/--no-look", help="Open every file before training starts.")
     ] = True,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start a new run, even if one of this recipe is begun.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this run folder, or from this checkpoint in one."),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override-on-resume", metavar="KEY", help="A key that may differ in what is resumed."
+        ),
+    ] = None,
 ) -> None:
     """Trains a recipe and evaluates its best checkpoint.
 
     actionkit fit recipes/two_stream.yaml trainer.max_epochs=3
+
+    Killed or interrupted, call the same again: the run goes on as if nothing had happened. SIGTERM
+    and SIGUSR1 end it behind the step with a checkpoint and exit code 143.
+
+    actionkit fit two_stream trainer.max_epochs=9 --resume runs/two_stream/20261121T065100Z-1a2b3c4d
     """
     found = checked(recipe, overrides)
     from actionkit import run as runs
 
-    runs.fit(found, Console(), run, look=look)
+    runs.fit(found, Console(), run, look=look, new=new, resume=resume, changes=change or ())
 
 
 def validate(run: Run, overrides: Overrides = None, checkpoint: Checkpoint = "best") -> None:

@@ -6,6 +6,7 @@ import atexit
 import signal
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -16,6 +17,10 @@ from actionkit.contracts import Sample
 from actionkit.data.clips import Clips
 from actionkit.data.collate import collate
 from actionkit.data.order import InTurn, Order
+
+SIGNALS = tuple(
+    number for name in ("SIGTERM", "SIGINT", "SIGUSR1") if (number := getattr(signal, name, None))
+)
 
 
 class Loader(DataLoader[Sample]):
@@ -36,7 +41,9 @@ class Loader(DataLoader[Sample]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # Lightning makes the iterator of a resumed run before it sets the epoch; so it starts
         # when the first batch is wanted.
-        yield from super().__iter__()
+        with _signals_held():  # until the workers have learnt to ignore them
+            batches = super().__iter__()
+        yield from batches
 
     def close(self) -> None:
         """Ends the workers. They ignore SIGTERM, with which Python would end them at its exit,
@@ -54,10 +61,24 @@ def _close(reference: weakref.ref[Loader]) -> None:
         loader.close()
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals wait; processes started meanwhile hold them until they let go themselves."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start_worker(_: int) -> None:
     """One thread a worker; a signal to the process group is the main process's to answer."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if number := getattr(signal, name, None):
-            signal.signal(number, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -7,17 +7,21 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning.pytorch as lightning
 
 from actionkit.contracts import Dataset, Record, Sampler, Transform, VideoReadError
+from actionkit.data.balance import balanced
 from actionkit.data.clips import Clips
 from actionkit.data.loader import Loader
 from actionkit.data.order import InTurn, Order
 from actionkit.data.preflight import THREADS
+from actionkit.data.seeds import mix
 from actionkit.data.sources import Sources
 
 MAX_WORKERS = 8
+STATISTICS = 2  # their draws and those of training must differ
 
 
 @dataclass
@@ -33,7 +37,8 @@ class DataModule(lightning.LightningDataModule):
     """Loaders over the datasets of the splits `train`, `val` and `test`.
 
     `batch` counts clips per optimizer step over all devices. The order of training clips and all
-    their random draws are functions of `seed`, whatever the number of workers.
+    their random draws are functions of `seed`, whatever the number of workers. With `balance` more
+    than 0 clips of rare classes come more often, see `balanced`.
     """
 
     def __init__(
@@ -46,12 +51,14 @@ class DataModule(lightning.LightningDataModule):
         batch: int,
         workers: int | str = "auto",
         views_per_item: int = 10,
+        balance: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.datasets, self.sources = dict(datasets), sources
         self.train_stage, self.eval_stage = train, eval
         self.batch, self.views_per_item, self.seed = batch, views_per_item, seed
+        self.balance = balance
         self.workers = min(MAX_WORKERS, cpus()) if workers == "auto" else int(workers)
         self._loaders: list[Loader] = []
 
@@ -62,11 +69,30 @@ class DataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training split, each epoch in another order."""
-        stage, dataset = self.train_stage, self.datasets["train"]
-        clips = Clips(dataset, self.sources, stage.sampler, stage.per_sample, train=True)
+        dataset = self.datasets["train"]
+        weights = balanced(dataset, self.balance) if self.balance else None
+        return self._training(self.seed, done=self._batches_done, weights=weights)
+
+    def statistics_dataloader(self, batches: int, epoch: int) -> Loader:
+        """So many batches of the training split, others than training has, each of so many clips.
+
+        For what is to be measured while training stands still; to be closed behind it.
+        """
+        loader = self._training(mix(self.seed, STATISTICS), most=batches * self._accumulate())
+        self._loaders.remove(loader)
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        return loader
+
+    def _training(self, seed: int, **options: Any) -> Loader:
+        stage = self.train_stage
+        clips = Clips(
+            self.datasets["train"], self.sources, stage.sampler, stage.per_sample, train=True
+        )
         rank, world = self._place()
         own = max(1, self.batch // world // self._accumulate())
-        return self._loader(clips, Order(len(clips), own, seed=self.seed, rank=rank, world=world))
+        return self._loader(
+            clips, Order(len(clips), own, seed=seed, rank=rank, world=world, **options)
+        )
 
     def val_dataloader(self) -> Loader:
         """Batches of the validation split, every video once."""
@@ -112,6 +138,11 @@ class DataModule(lightning.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+    def _batches_done(self) -> int:
+        """Of the epoch: more than 0 at the start of a run that goes on in the middle of one."""
+        trainer = self.trainer
+        return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0
 
     def _accumulate(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from actionkit.contracts import Info, Reader, Record
+from actionkit.contracts import Info, Reader, Record, VideoReadError
 
 
 class Source(NamedTuple):
@@ -25,11 +25,16 @@ class Sources:
         self.readers = dict(readers) if isinstance(readers, Mapping) else readers
 
     def of(self, record: Record) -> dict[str, Source]:
-        """What is read of a record, by modality."""
-        if isinstance(self.readers, dict):
-            return {m: Source(r, r.source(record, m)) for m, r in self.readers.items()}
-        reader = self.readers
-        return {m: Source(reader, reader.source(record, m)) for m in record.sources}
+        """What is read of a record, by modality. Raises VideoReadError where it lists none."""
+        readers = self.readers
+        if not isinstance(readers, dict):
+            readers = dict.fromkeys(record.sources, readers)
+        try:
+            return {m: Source(r, r.source(record, m)) for m, r in readers.items()}
+        except KeyError as error:
+            listed = ", ".join(record.sources)
+            reason = f"its record has no {error} to read, only {listed}"
+            raise VideoReadError(record.id, "data.reader", reason) from None
 
     def each(self, change: Callable[[Reader], Any]) -> Sources:
         """The same with every reader changed."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from actionkit import grammar
@@ -37,6 +38,7 @@ class System:
     eval_transforms: Sequence[Transform]
     optimizer: grammar.Optimizer
     rate_factors: dict[nn.Module, float] = field(default_factory=dict)
+    keys: dict[nn.Module, str] = field(default_factory=dict)  # of parts, in the recipe
     seed: int = 0
     classes: Classes = ()
     modalities: Sequence[str] = ("rgb",)  # what a video is read as
@@ -44,7 +46,10 @@ class System:
 
 
 class Recognition(lightning.LightningModule):
-    """Trains and evaluates a network by named losses; metrics of every entry of its Output."""
+    """Trains and evaluates a network by named losses; metrics of every entry of its Output.
+
+    What stands behind a part that has not been fitted yet is left out of both.
+    """
 
     def __init__(self, system: System) -> None:
         super().__init__()
@@ -53,6 +58,8 @@ class Recognition(lightning.LightningModule):
         self.losses = nn.ModuleDict(dict(system.losses))
         self.protocol = system.protocol
         self.main = SCORES if SCORES in system.metrics else next(iter(system.metrics))
+        self.behind = self.network.fits()  # part -> entries of the Output behind it
+        self.unfitted = list(self.behind)  # parts that have not learnt yet
         self.results: Results | None = None  # of the last evaluation
         self._tallies: dict[str, Tally] = {}
         self._bad: dict[str, Bad] = {}
@@ -63,7 +70,44 @@ class Recognition(lightning.LightningModule):
         ready = on_device(batch, self.system.eval_transforms, train=False)
         return self.network(ready.clips, ready.boxes)
 
+    def place(self, part: str) -> str:
+        """The key in the recipe of a submodule of the network."""
+        return self.system.keys.get(self.network.get_submodule(part), part)
+
+    def monitor(self, metric: str) -> str:
+        """The name in the log, behind `val/`, of a metric that is known while training."""
+        known = [name for name in self.system.metrics if name not in self.network.late()]
+        taught = [name for name in known if name in self.losses]
+        found = self.main if self.main in known else next(iter([*taught, *known]), self.main)
+        return self._label(found, metric)
+
+    def _label(self, output: str, metric: str) -> str:
+        return metric if output == self.main else f"{output}/{metric}"
+
+    def _waiting(self) -> set[str]:
+        """Entries of the Output that stand behind a part that has not been fitted yet."""
+        return {output for part in self.unfitted for output in self.behind[part]}
+
+    def _require_fitted(self, outputs: Iterable[str]) -> None:
+        """Raises RunError where one of these entries of the Output waits for a part."""
+        for part in self.unfitted:
+            if not set(self.behind[part]).isdisjoint(outputs):
+                raise RunError(
+                    f"{self.place(part)} has learnt nothing yet; `actionkit fit` fits it, and so "
+                    "does actionkit.training.fitting.Fitter among the callbacks of a trainer"
+                )
+
     # ------------------------------------------------------------------------------- training
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is left to train by gradients."""
+        taught = self.system.losses.keys() - self.network.late()
+        return bool(taught) and any(p.requires_grad for p in self.network.parameters())
+
+    def on_fit_start(self) -> None:
+        """Raises RunError where nothing has been fitted that is to be trained through."""
+        self._require_fitted(self.system.losses.keys() - self.network.late())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Noise of a step (dropout) is a function of the step, so a resumed run is the same."""
@@ -91,8 +135,10 @@ class Recognition(lightning.LightningModule):
 
     def _losses(self, output: Output, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Every loss by name, and of how many steps it is the mean."""
-        losses = {}
+        losses, waiting = {}, self._waiting()
         for name, loss in self.losses.items():
+            if name in waiting:
+                continue
             scores, target = output[name], self._target(batch, name)
             mask = scores.mask & labelled(target)[:, None, None]
             losses[name] = loss(scores, target, mask), mask.sum()
@@ -141,12 +187,20 @@ class Recognition(lightning.LightningModule):
             if isinstance(classes, Mapping)
             else list(classes)
         )
+        checkpoint["unfitted"] = list(self.unfitted)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes over which parts have been fitted."""
+        self.unfitted = list(checkpoint.get("unfitted", ()))
 
     # ----------------------------------------------------------------------------- evaluation
 
     def on_validation_epoch_start(self) -> None:
-        """Starts an evaluation afresh."""
-        self._tallies = {name: Tally() for name in self.system.metrics}
+        """Starts an evaluation afresh. Raises RunError for parts that have not been fitted."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._require_fitted(self.system.metrics)
+        waiting = self._waiting()
+        self._tallies = {name: Tally() for name in self.system.metrics if name not in waiting}
         self._bad, self._sums = {}, {}
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
@@ -224,7 +278,7 @@ class Recognition(lightning.LightningModule):
             scores = results.scores[name][known]
             results.metrics[name] = {m: f(scores, targets[known]) for m, f in metrics.items()}
             for metric, value in results.metrics[name].items():
-                label = metric if name == self.main else f"{name}/{metric}"
+                label = self._label(name, metric)
                 self.log(f"{stage}/{label}", value, prog_bar=label == "top1")
         self.results = results
 

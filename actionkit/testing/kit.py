@@ -14,6 +14,7 @@ from actionkit.testing import (
     losses,
     metrics,
     part_batches,
+    part_fitting,
     part_shapes,
     part_training,
     readers,
@@ -23,7 +24,12 @@ from actionkit.testing import (
 from actionkit.testing.subject import Check, Subject
 from actionkit.testing.verdict import NotSupportedError
 
-PART = (*part_shapes.CHECKS, *part_batches.CHECKS, *part_training.CHECKS)
+PART = (
+    *part_shapes.CHECKS,
+    *part_batches.CHECKS,
+    *part_training.CHECKS,
+    *part_fitting.CHECKS,
+)
 CHECKS: dict[str, tuple[Check, ...]] = {
     "backbones": PART,
     "aggregators": PART,

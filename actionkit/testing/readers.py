@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from actionkit import registry
@@ -23,7 +24,8 @@ LEVELS = 2.0  # of 255, on average over a frame: what converting to RGB may diff
 
 
 def exact(subject: Subject) -> None:
-    """Index i gives the i-th frame of decoding all, in any order, repeated, from any container.
+    """Index i gives the i-th frame of decoding all, in any order, repeated, from any container;
+    `stream` gives the same ones in turn.
 
     One of the videos may be refused, by an error that names another reader for it.
     """
@@ -33,6 +35,7 @@ def exact(subject: Subject) -> None:
             try:
                 frames = FRAMES if reader.folders else toy.decode(path)
                 require_right(reader, zoo.Odd(path, frames), path.name, LEVELS)
+                _require_stream(reader, path)
             except VideoReadError as error:
                 _require_cure(subject, path.name, error)
                 refused.append(str(error))
@@ -115,6 +118,18 @@ def require_right(reader: Reader, video: zoo.Odd, name: str, levels: float) -> N
             asked = f"{name}: of {indices.tolist()}, {index} gives frame {found}"
             require(found in allowed[index], asked)
             require(away <= levels, f"{asked}, off by {away:.1f} of 255 levels on average")
+
+
+def _require_stream(reader: Reader, path: Path) -> None:
+    wanted = reader.read(path, np.arange(reader.probe(path).frames))
+    for most in (1, 3, 1000):
+        parts = list(reader.stream(path, most))
+        sizes = [len(part) for part in parts]
+        said = f"{path.name}: stream of at most {most} frames gives parts of {sizes[:9]} frames"
+        right = sum(sizes) == len(wanted) and all(0 < size <= most for size in sizes)
+        require(right, f"{said}, where there are {len(wanted)}")
+        same = torch.equal(torch.cat(parts), wanted)
+        require(same, f"{said}, which are not those that read gives")
 
 
 def _indices(count: int) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ Clips = dict[str, Clip]
 DTYPES = (torch.uint8, torch.float16, torch.float32)
 DRAWS = 8
 TWIN = "twin"
+SHADES = ((torch.float32, 1.0), (torch.uint8, 50.0))  # the first of four samples, each of one
 
 
 def pure(subject: Subject) -> None:
@@ -61,8 +62,14 @@ def one_draw(subject: Subject) -> None:
 
 
 def same_on_both_positions(subject: Subject) -> None:
-    """A batch gives what its samples give one by one, each with its own draw."""
+    """A batch gives what its samples give one by one, each with its own draw.
+
+    Where clips are mixed, targets are mixed as they are, and nothing is in evaluation.
+    """
     transform, clips = _given(subject)
+    if transform.mixes:
+        _require_mixed(transform, clips)
+        return
     for seed in (None, *range(DRAWS)):
         draws = _draws(transform, seed)
         whole = transform.apply(clips, draws)
@@ -70,6 +77,55 @@ def same_on_both_positions(subject: Subject) -> None:
             single = transform.apply(_row(clips, b), [draw])
             when = f"sample {b} of a batch, beside it alone"
             _require_same(_row(whole, b), single, when, levels=1)  # sums in another order
+
+
+def _require_mixed(transform: Transform, clips: Clips) -> None:
+    """Mixed clips hold as much of each other as their targets say, and one alone is not mixed."""
+    _require_same(transform.apply(clips, _draws(transform, None)), clips, "in evaluation")
+    alone, mixed = _row(clips, 0), False
+    for seed in range(DRAWS):
+        draw = _draws(transform, seed, 1)
+        _require_same(transform.apply(alone, draw), alone, "a batch of one")
+        require_equal(transform.mix(torch.eye(4)[:1], draw), torch.eye(4)[:1], "its target")
+        for dtype, shade in SHADES:
+            draws = _draws(transform, seed, 4)
+            try:
+                result = transform.apply(_shaded(clips, dtype, shade), draws)
+            except ValueError:
+                continue  # one of the two it must take, or nothing is mixed
+            target = _targets(transform, draws)
+            wanted = target @ torch.arange(1.0, 5)
+            for name, clip in result.items():
+                mean = clip.x.float().flatten(1).mean(1) / shade
+                what = f"of {dtype} clips of 1, 2, 3 and 4, the mean of {name} beside its target"
+                require_equal(mean, wanted, what, 0.003)  # uint8 is rounded
+            mixed |= bool((target.amax(1) < 1).any())
+    require(mixed, f"nothing is mixed in {DRAWS} draws; give it options with which it mixes")
+
+
+def _targets(transform: Transform, draws: list[dict[str, Any]]) -> torch.Tensor:
+    """The shares [4, 4] of four samples in each other."""
+    target = transform.mix(torch.eye(4), draws)
+    require_equal(target.sum(1), torch.ones(4), "the sums of mixed targets")
+    unknown = torch.eye(4)
+    unknown[0] = torch.nan
+    found = transform.mix(unknown, draws).isnan().any(1)
+    require(
+        torch.equal(found, target[:, 0] > 0),
+        "what is mixed with a clip without label (NaN) has a label, or another has none",
+    )
+    return target
+
+
+def _shaded(clips: Clips, dtype: torch.dtype, shade: float) -> Clips:
+    """Four samples without padding, each of one number, in the sizes of the clips."""
+    numbers = (torch.arange(1, 5) * shade).to(dtype).view(4, 1, 1, 1, 1, 1)
+    shaded = {}
+    for name, clip in clips.items():
+        x = numbers.expand(4, *clip.x.shape[1:]).clone()
+        mask = torch.ones(x.shape[:3], dtype=torch.bool)
+        shaded[name] = Clip(x, mask, torch.zeros(mask.shape), clip.kind)
+    return shaded
 
 
 def no_inplace(subject: Subject) -> None:
@@ -99,6 +155,7 @@ def _given(subject: Subject) -> tuple[Transform, Clips]:
     for clips in _offers():
         try:
             transform.out(_shapes(clips))
+            transform.apply(clips, _draws(transform, 0))  # shapes do not tell uint8 from float
         except ValueError as error:
             said = str(error)
         else:
@@ -112,21 +169,21 @@ def _offers() -> Iterator[Clips]:
         toy.clip("flow", channels=2, seed=1),
         toy.clip("gray", channels=1),
     )
-    yield {"rgb": rgb, "flow": flow}
-    yield {"rgb": rgb}
-    yield {"flow": flow}
-    yield {"gray": gray}
+    offers = ({"rgb": rgb, "flow": flow}, {"rgb": rgb}, {"flow": flow}, {"gray": gray})
+    yield from offers
+    for clips in offers:
+        yield {name: clip._replace(x=clip.x / 255) for name, clip in clips.items()}
 
 
 def _shapes(clips: Clips) -> dict[str, Shape]:
     return {name: Shape(*clip.x.shape[2:]) for name, clip in clips.items()}
 
 
-def _draws(transform: Transform, seed: int | None) -> list[dict[str, Any]]:
-    """A draw for each of the two samples; None = evaluation."""
+def _draws(transform: Transform, seed: int | None, count: int = 2) -> list[dict[str, Any]]:
+    """A draw for each of the samples; None = evaluation."""
     if seed is None:
-        return [transform.draw(None) for _ in range(2)]
-    return [transform.draw(np.random.default_rng((seed, b))) for b in range(2)]
+        return [transform.draw(None) for _ in range(count)]
+    return [transform.draw(np.random.default_rng((seed, b))) for b in range(count)]
 
 
 def _row(clips: Clips, b: int) -> Clips:

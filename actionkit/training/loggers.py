@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
+
+from actionkit.files import write
 
 
 class CSV(CSVLogger):
@@ -12,3 +16,21 @@ class CSV(CSVLogger):
 
     def __init__(self, folder: Path, *, flush_every: int = 100) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_every)
+
+    def rewind(self, step: int) -> None:
+        """Takes out the lines from a step on, at which the run goes on."""
+        file = Path(self.log_dir, self.experiment.NAME_METRICS_FILE)
+        if not file.is_file():
+            return
+        with file.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            names = list(reader.fieldnames or ())
+            kept = [
+                row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) < step
+            ]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        write(file, text.getvalue())
+        self.experiment.metrics_keys = names

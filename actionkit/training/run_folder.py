@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,11 @@ import yaml
 
 from actionkit.errors import NoRoomError, NoRunError, RunError
 from actionkit.files import free_bytes, megabytes, remove_unfinished, replacing, write
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 INHERITED = "ACTIONKIT_RUN_FOLDER"  # tells the processes that rank 0 starts
 
@@ -26,19 +32,61 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def choose(cls, record: dict[str, Any], path: Path | None = None) -> RunFolder:
-        """The folder for a new run, not made yet.
+    def choose(
+        cls, record: dict[str, Any], path: Path | None = None, *, new: bool = False
+    ) -> RunFolder:
+        """The folder of an unfinished run of the same recipe, or that of a new one, not made yet.
 
-        Raises RunError for a folder that holds a run already.
+        Raises RunError where the folder asked for holds a run that cannot go on so.
         """
         if rank() > 0 and INHERITED in os.environ:
             return cls(Path(os.environ[INHERITED]))
+        if path is not None:
+            return cls._given(path, record, new)
         text = json.dumps(record["recipe"], sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        folder = cls(path or Path("runs") / _name(record) / f"{_now()}-{digest}")
-        if (folder.path / "recipe.yaml").exists():
-            raise RunError(f"{folder.path} holds a run already; choose another --run, or remove it")
-        return folder
+        parent = Path("runs") / _name(record)
+        mine = [] if new else sorted(parent.glob(f"*-{digest}"), reverse=True)
+        begun = (cls(folder) for folder in mine)
+        return next((run for run in begun if run.unfinished), cls(parent / f"{_now()}-{digest}"))
+
+    @classmethod
+    def _given(cls, path: Path, record: dict[str, Any], new: bool) -> RunFolder:
+        run = cls(path)
+        if not (path / "recipe.yaml").exists():
+            return run
+        recipe = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+        if new or not run.unfinished or recipe != json.loads(json.dumps(record["recipe"])):
+            raise RunError(
+                f"{path} holds a run already; choose another --run, remove it, or write --resume "
+                f"{path} to go on with it"
+            )
+        return run
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run has begun here and not come to its end."""
+        return (self.path / "recipe.yaml").is_file() and "fit" not in self.results()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps others from training here at the same time; the lock falls with the process.
+
+        Raises RunError where somebody does.
+        """
+        if rank() > 0 or fcntl is None:
+            yield
+            return
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"another process is training {self.path}; write --new to start another run"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
 
     def prepare(self) -> None:
         """Proves that a checkpoint can be written here, and leaves no folder behind.
@@ -92,10 +140,13 @@ class RunFolder:
 
     def add_results(self, command: str, results: dict[str, Any]) -> None:
         """Merges one command's results into results.json."""
+        text = json.dumps({**self.results(), command: results}, indent=2)
+        write(self.path / "results.json", text + "\n")
+
+    def results(self) -> dict[str, Any]:
+        """What results.json holds, by command; nothing where there is none."""
         path = self.path / "results.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        known[command] = results
-        write(path, json.dumps(known, indent=2) + "\n")
+        return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def checkpoint_of(run: Path, name: str = "best") -> Path:
@@ -123,7 +174,10 @@ def _now() -> str:
 
 
 def rank() -> int:
-    """The process's number on this machine, known before anything distributed has started."""
+    """The process's number, known before anything distributed has started; 0 is but one."""
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK"):
+        if int(os.environ.get(name, 0)) > 0:
+            return int(os.environ[name])
     return int(os.environ.get("LOCAL_RANK", 0))
 
 

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 
-from actionkit.backbones.timm import Timm
+from actionkit.backbones.timm import Timm, _checkpoint
 from actionkit.contracts import Features, Shape
 
 ARCHS = {  # maps, tokens, tokens without a class token, maps in NHWC order
@@ -196,3 +196,33 @@ def test_pretrained_without_internet(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=r"cannot get .* 'test_resnet'.* download .*weights: FILE"):
         build(pretrained=True)
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_checkpointed_gradients_are_the_same(arch):
+    plain, twice = (build(arch, grad_checkpointing=value).double() for value in (False, True))
+    frames = clip()._replace(x=clip().x.double())
+    saved = [0, 0]
+    for i, net in enumerate((plain, twice)):
+
+        def keep(tensor, i=i):
+            saved[i] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = net(frames).x
+        y.square().sum().backward()
+    assert saved[1] < saved[0]
+    for (name, p), q in zip(plain.named_parameters(), twice.parameters(), strict=True):
+        if p.requires_grad:
+            torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_says_where_activations_cannot_be_computed_twice():
+    class Refuses(torch.nn.Module):
+        def set_grad_checkpointing(self, enable):
+            assert not enable, "not supported"  # as timm's networks do
+
+    for net in (Refuses(), torch.nn.Identity()):
+        with pytest.raises(ValueError, match=r"cannot .*'x' twice; leave grad_checkpointing out"):
+            _checkpoint(net, "x")

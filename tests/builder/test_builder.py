@@ -95,7 +95,9 @@ def test_streams_with_heads_need_no_fusion(tmp_path):
     assert set(found.built.heads) == {"one", "two"}
     found = blueprint(tmp_path, {"model.fusion": None})
     assert said(found) == [
-        "loss.scores: the network gives no scores 'scores'; write one of one, two"
+        "loss.scores: the network gives no scores 'scores'; write one of one, two",
+        "loss: takes no loss of 'two', so what gives these never learns, and several devices wait "
+        "for its gradients; add `two: ...`, or freeze it",
     ]
 
 

@@ -15,7 +15,7 @@ A, B = "model.streams.one", "model.streams.two"
 # mistakes by kind, at several places: (changes, overrides, key, words)
 UNKNOWN = [
     ({"data.dataset.use": "probess"}, (), "data.dataset.use", "Did you mean 'probes'?"),
-    ({f"{A}.head": "lineer"}, (), f"{A}.head", "Did you mean 'linear'?"),
+    ({f"{A}.head": "lineer"}, (), f"{A}.head", "Did you mean 'linear'"),
     ({"loss.scores": "cross_entropi"}, (), "loss.scores", "Did you mean 'cross_entropy'?"),
     ({"model.fusion": "mean"}, (), "model.fusion", "'mean' is one of the aggregators"),
     ({"evaluation": {"metrics": ["top3"]}}, (), "evaluation.metrics.0", "there is no metric 'top3'"),

@@ -109,7 +109,8 @@ def test_a_plugin_is_told_without_importing_it(site):
     (row,) = rows("pool")
     assert row["file"] == str(site.folder / "their_pool.py")
     options = {option["name"]: option for option in row["options"]}
-    assert [*options] == ["size", "kind", "half", "ranges", "weights", "freeze", "lr"]
+    reserved = ["weights", "freeze", "freeze_norm", "lr"]
+    assert [*options] == ["size", "kind", "half", "ranges", *reserved]
     assert options["size"] == {
         "name": "size", "type": "[int, number]", "required": True, "default": "",
         "text": "how many, in units: as is usual.",

@@ -5,7 +5,7 @@ from makers import clip, sample
 
 from actionkit.contracts import Transform
 from actionkit.data.collate import collate
-from actionkit.data.device import ON_DEVICE, on_device
+from actionkit.data.device import ON_DEVICE, as_shares, on_device
 from actionkit.data.seeds import generator
 from actionkit.data.transforms.mirror import Mirror
 from actionkit.data.transforms.normalize import Normalize
@@ -107,3 +107,72 @@ def test_what_the_loader_gave_is_not_changed():
     before = batch.clips["rgb"].x.clone()
     on_device(batch, CHAIN, train=True)
     assert torch.equal(batch.clips["rgb"].x, before)
+
+
+# ------------------------------------------------------------------------------------ targets
+
+
+def targets(*values):
+    return collate([sample(i, value) for i, value in enumerate(values)])
+
+
+def test_class_numbers_become_shares_and_no_label_nan():
+    batch = targets(2, 0, -1)
+    shares = as_shares(batch, ["a", "b", "c", "d"]).target
+    assert shares.dtype == torch.float32
+    assert shares[:2].tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+    assert shares[2].isnan().all()
+    assert batch.target.tolist() == [2, 0, -1]  # stays
+    assert as_shares(batch, ["a", "b", "c"])._replace(target=None) == batch._replace(target=None)
+
+
+def test_targets_that_are_shares_already_stay():
+    batch = targets(*np.array([[0.5, 0.5], [np.nan, np.nan]], np.float32))
+    assert as_shares(batch, ["a", "b"]).target is batch.target
+
+
+def test_every_head_has_shares_of_its_own_classes():
+    batch = targets({"verb": 1, "noun": 0}, {"verb": -1, "noun": 2})
+    shares = as_shares(batch, {"noun": ["cup", "pan", "lid"], "verb": ["take", "put"]}).target
+    assert shares["verb"].nan_to_num(-1).tolist() == [[0, 1], [-1, -1]]
+    assert shares["noun"].tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_a_head_that_has_shares_beside_one_of_numbers():
+    several = np.array([1.0, 1.0, 0.0], np.float32)
+    batch = targets({"verb": 1, "noun": several})
+    shares = as_shares(batch, {"noun": ["cup", "pan", "lid"], "verb": ["take", "put"]}).target
+    assert shares["noun"] is batch.target["noun"]
+    assert shares["verb"].tolist() == [[0, 1]]
+
+
+class Swap(Transform):
+    """Each clip becomes the next one, if the sample's number is high."""
+
+    mixes = True
+
+    def draw(self, rng):
+        return {"swap": rng is not None and rng.random() > 0.5}
+
+    def apply(self, clips, draws):
+        return {n: c._replace(x=self.mix(c.x, draws)) for n, c in clips.items()}
+
+    def mix(self, target, draws):
+        chosen = torch.tensor([draw["swap"] for draw in draws])
+        return torch.where(chosen.view(-1, *[1] * (target.ndim - 1)), target.roll(-1, 0), target)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_targets_are_mixed_with_the_draws_of_the_clips(train):
+    """Of several mixing transforms, one after the other."""
+    one = torch.ones(1, 2, 3, 8, 8, dtype=torch.uint8)
+    colours = [clip()._replace(x=b * one) for b in range(6)]
+    numbered = collate([sample(b, b, rgb=colour) for b, colour in enumerate(colours)])
+    shares = as_shares(numbered, [str(b) for b in range(6)])
+    out = on_device(shares, [Swap(), Mirror(), Swap()], train=train)
+    shown = (out.clips["rgb"].x[:, 0, 0, 0, 0, 0] * 255).round().long().tolist()
+    assert out.target.argmax(1).tolist() == shown
+    assert (shown != list(range(6))) == train
+    heads = on_device(shares._replace(target={"a": shares.target}), [Swap(), Swap()], train=train)
+    assert list(heads.target) == ["a"]
+    assert on_device(numbered, [Mirror()], train=train).target is numbered.target

@@ -235,3 +235,32 @@ def test_a_worker_leaves_signals_to_the_main_process():
             os.kill(os.getpid(), number)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_balanced_training_draws_each_class_equally_often(files):
+    """Of 7 clips 5 are of one class; every epoch draws 7 with replacement."""
+    data = module(files, balance=1.0)
+    few = [record._replace(target=int(i > 4)) for i, record in enumerate(data.datasets["train"])]
+    data.datasets["train"] = Listed(few)
+    order, counts = data.train_dataloader().batch_sampler, [0, 0]
+    for epoch in range(300):
+        order.set_epoch(epoch)
+        for ask in (ask for batch in order for ask in batch):
+            counts[few[ask.index].target] += 1
+    assert counts[0] / sum(counts) == pytest.approx(0.5, abs=0.05)
+
+
+def test_batches_for_statistics_leave_training_where_it_is(files):
+    data = module(files)
+    training = data.train_dataloader()
+    first = [b.id for b in training]
+    one, same, later = (data.statistics_dataloader(1, epoch) for epoch in (0, 0, 1))
+    seeds = [b.seed.tolist() for b in one]
+    assert len(seeds) == 1
+    assert [b.seed.tolist() for b in same] == seeds
+    assert [b.seed.tolist() for b in later] != seeds
+    assert not {s for b in training for s in b.seed.tolist()} & set(seeds[0])
+    assert [b.id for b in training] == first
+    data.trainer = Place(accumulate=3)
+    loader = data.statistics_dataloader(1, 0)
+    assert [len(b.id) for b in loader] == [1, 1, 1]  # as many clips as one step has

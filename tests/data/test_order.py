@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import pytest
 from torch.utils.data import DataLoader
@@ -103,3 +104,51 @@ def test_evaluation_asks_every_part_of_every_item_once(parts, world, batch):
         assert all(size == batch for size in sizes[:-1])
         assert all(0 < size <= batch for size in sizes)
     assert all(list(order) == list(order) for order in orders)
+
+
+WEIGHTS = [1.0] * 90 + [9.0] * 10
+
+
+def weighted(epoch=0, **options):
+    order = Order(100, 10, seed=3, weights=WEIGHTS, **options)
+    order.set_epoch(epoch)
+    return order
+
+
+def test_items_come_by_their_weights():
+    counts = Counter(i for epoch in range(100) for b in indices(weighted(epoch)) for i in b)
+    heavy = sum(counts[i] for i in range(90, 100)) / 10_000
+    assert heavy == pytest.approx(0.5, abs=0.02)  # 4 standard deviations
+    assert set(counts) == set(range(100))
+
+
+def test_an_item_that_comes_again_has_other_draws():
+    asks = [ask for batch in weighted(2) for ask in batch]
+    came = Counter()
+    for ask in asks:
+        assert ask.seed == mix(3, 2, ask.index, came[ask.index])
+        came[ask.index] += 1
+    assert max(came.values()) > 1
+    assert len({ask.seed for ask in asks}) == len(asks) == 100
+
+
+def test_two_ranks_draw_together_what_one_draws():
+    alone = [set(batch) for batch in weighted(1)]
+    two = [list(Order(100, 5, seed=3, weights=WEIGHTS, rank=r, world=2)) for r in range(2)]
+    for rank, order in enumerate(two):
+        again = weighted(1, rank=rank, world=2)
+        again.batch = 5
+        two[rank] = list(again)
+        assert two[rank] != order  # of another epoch
+    assert [set(a) | set(b) for a, b in zip(*two, strict=True)] == alone
+
+
+def test_a_resumed_epoch_goes_on_where_it_was():
+    assert list(weighted(1, done=lambda: 7)) == list(weighted(1))[7:]
+
+
+def test_an_epoch_can_be_bounded():
+    order = Order(20, 4, seed=0, most=2)
+    assert len(order) == 2
+    assert list(order) == list(Order(20, 4, seed=0))[:2]
+    assert len(Order(20, 4, seed=0, most=9)) == 5

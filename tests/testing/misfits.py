@@ -36,6 +36,16 @@ class Good(Aggregator):
         return features._replace(x=self.linear(x)[..., None, None])
 
 
+class Asks(Good):
+    """Does something else where nothing is padded."""
+
+    def forward(self, features: Features) -> Features:
+        result = super().forward(features)
+        if bool(features.mask.all()):
+            return result
+        return result._replace(x=result.x * features.mask[..., None, None, None])
+
+
 class InPlace(Good):
     """Works on its input."""
 

@@ -3,18 +3,24 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models.optical_flow import raft_small
 from videos import moving_frames, write_video
 
+from actionkit.aggregators.pooling import Max
+from actionkit.contracts import Make
 from actionkit.data.readers.torchcodec import TorchCodec
+from actionkit.data.stores import blobs, features
+from actionkit.data.stores.folder import Store
 from actionkit.testing import conformance
 
 TEMPORARY = tempfile.TemporaryDirectory(prefix="actionkit-")  # options need its name at once
 ROOT = Path(TEMPORARY.name, "videos")
 UCF101 = Path(TEMPORARY.name, "UCF-101")
 RAFT = Path(TEMPORARY.name, "raft.pth")
+STORES = Path(TEMPORARY.name, "stores")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,12 +33,26 @@ def files():
     for name in ("v_Run_g08_c01", "v_Run_g01_c01"):
         write_video(UCF101 / f"Run/{name}.avi", moving_frames(3), codec="mpeg4")
     torch.save(raft_small().state_dict(), RAFT)
+    make_stores()
     (UCF101 / "classInd.txt").write_text("1 Run\n")
     (UCF101 / "trainlist01.txt").write_text("Run/v_Run_g08_c01.avi 1\n")
     (UCF101 / "testlist01.txt").write_text("Run/v_Run_g01_c01.avi\n")
     with pytest.MonkeyPatch.context() as patch, TEMPORARY:
         patch.setenv("ACTIONKIT_CACHE", str(Path(TEMPORARY.name, "cache")))
         yield
+
+
+def make_stores():
+    """Whole, and as good as empty."""
+    for kind in ("frames", "flow"):
+        store = Store.begin(STORES / kind, kind, {}, ROOT)
+        blobs.Writer(store.path).close()
+        store.finish([])
+    store = Store.begin(STORES / "features", "features", {}, ROOT)
+    writer = features.Writer(store.path, "float16")
+    writer.append([("clip", np.zeros((2, 8, 1, 1), np.float16))], [])
+    writer.finish()
+    store.finish([])
 
 
 def without_torchcodec():
@@ -45,9 +65,18 @@ def without_torchcodec():
     return {}
 
 
+def of_stores():
+    """What a reader of a store cannot show with videos it has never seen."""
+    names = ("stored_frames", "stored_flow", "stored_features")
+    checks = ("exact", "no_handles")
+    reason = "reads what extract has stored"
+    found = {f"{n}-{c}": reason for n in names for c in checks}
+    return {**found, "stored_features-odd": reason}
+
+
 test_conformance = conformance(
     "actionkit",
-    expected_failures=without_torchcodec(),
+    expected_failures={**without_torchcodec(), **of_stores()},
     options={
         "timm": {"arch": "test_resnet"},
         "lstm": {"hidden": 5},
@@ -73,5 +102,14 @@ test_conformance = conformance(
         "short_side_scale": {"size": 16},
         "tvl1_flow": {"length": 3, "name": "motion"},
         "flow_stack": {"length": 4},
+        "gru": {"hidden": 5},
+        "pca_whiten": {"components": 3},
+        "rnn": {"hidden": 5},
+        "stored_features": {"path": STORES / "features"},
+        "stored_flow": {"path": STORES / "flow"},
+        "stored_frames": {"path": STORES / "frames"},
+        "tcn": {"width": 6},
+        "temporal_conv": {"width": 6},
+        "windows": {"length": 3, "stride": 2, "part": Make(Max)},
     },
 )

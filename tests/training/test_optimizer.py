@@ -1,13 +1,23 @@
 import io
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
+import timm.optim
 import torch
 from makers import optimizer
 from torch import nn
 
-from actionkit.training.optimizer import make_optimizer, make_schedule, parameter_groups
+from actionkit.backbones.timm import Timm
+from actionkit.contracts import Shape
+from actionkit.training.optimizer import (
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+    scaled,
+    told_rate,
+)
 
 
 class Inner(nn.Sequential):
@@ -128,7 +138,7 @@ def test_cosine():
 
 
 def test_poly_and_tanh():
-    poly = rates("poly", min_lr=0.1, decay_rate=1.0)
+    poly = rates("poly", min_lr=0.1)
     assert poly == pytest.approx([0.5 - 0.45 * t / TOTAL for t in range(TOTAL + 1)])
     tanh = rates("tanh", min_lr=0.1)
     assert tanh[0] == pytest.approx(0.5, rel=0.01)
@@ -150,7 +160,9 @@ def test_multistep():
     assert found[second:] == pytest.approx([0.005] * (TOTAL + 1 - second))
 
 
-@pytest.mark.parametrize("use", ["constant", "cosine", "poly", "tanh", "step", "multistep"])
+@pytest.mark.parametrize(
+    "use", ["constant", "cosine", "poly", "tanh", "step", "multistep", "plateau"]
+)
 def test_warm_up(use):
     decay = [9] if use == "multistep" else 9
     found = rates(use, warmup=0.2, decay_epochs=decay, decay_rate=0.5)
@@ -164,7 +176,7 @@ def test_warm_up(use):
         assert found[-2] > 0
 
 
-@pytest.mark.parametrize("use", ["constant", "cosine", "poly", "tanh", "step"])
+@pytest.mark.parametrize("use", ["constant", "cosine", "poly", "tanh", "step", "plateau"])
 def test_a_factor_scales_the_whole_schedule(use):
     options = {"warmup": 0.2, "min_lr": 0.1, "decay_epochs": 4}
     whole, tenth = rates(use, **options), rates(use, 0.1, **options)
@@ -187,3 +199,48 @@ def test_state_is_plain():
     again = make_schedule(made, optimizer(), epochs=3, steps_per_epoch=2)
     again.load_state_dict(plan)
     assert again.state_dict() == scheduler.state_dict()
+
+
+def test_power_is_that_of_poly_alone():
+    squared = rates("poly", power=2.0, decay_rate=0.5)
+    assert squared == pytest.approx([0.5 * (1 - t / TOTAL) ** 2 for t in range(TOTAL + 1)])
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("linear", 0.0025), ("sqrt", 0.005)])
+def test_the_rate_goes_with_the_batch(rule, rate):
+    settings = replace(optimizer(lr=0.01), lr_for=256, lr_rule=rule)
+    assert scaled(settings, 64).lr == pytest.approx(rate)
+    assert scaled(settings, 256).lr == 0.01
+    assert scaled(scaled(settings, 64), 64).lr == scaled(settings, 64).lr
+    sentence = {"linear": "lr 0.01 x 64 / 256 = 0.0025", "sqrt": "lr 0.01 x sqrt(64 / 256) = 0.005"}
+    assert told_rate(settings, 64) == sentence[rule]
+    assert told_rate(optimizer(lr=0.01), 64) == "lr 0.01"
+    assert scaled(optimizer(lr=0.01), 64).lr == 0.01
+
+
+@pytest.fixture(scope="module")
+def vit():
+    with torch.device("meta"):
+        return Timm(Shape(1, 3, 64, 64), arch="test_vit")
+
+
+def test_layer_decay_is_timm_s_on_a_transformer(vit):
+    settings = replace(optimizer(weight_decay=0.1), layer_decay=0.5)
+    found = by_name(vit.net, parameter_groups(vit, replace(settings, lr=1.0), {}))
+    expected = {}
+    names = {p: name for name, p in vit.net.named_parameters()}
+    for group in timm.optim.param_groups_layer_decay(vit.net, layer_decay=0.5):
+        expected.update({names[p]: group["lr_scale"] for p in group["params"]})
+    assert {name: rate for name, (rate, _) in found.items()} == expected
+    assert len(set(expected.values())) == len(vit.stages())
+
+
+def test_layer_decay_multiplies_with_a_part_s_own_factor(vit):
+    net = nn.ModuleList([vit, nn.Linear(2, 2)])
+    settings = replace(optimizer(lr=1.0), layer_decay=0.5)
+    plain = by_name(net, parameter_groups(net, settings, {}))
+    tenth = by_name(net, parameter_groups(net, settings, {vit: 0.1}))
+    for name, (rate, _) in plain.items():
+        factor = 0.1 if name.startswith("0.") else 1.0
+        assert tenth[name][0] == pytest.approx(rate * factor)
+    assert plain["1.weight"][0] == 1.0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from actionkit.differences import differences
 from actionkit.errors import RunError
-from actionkit.files import write
+from actionkit.files import UNFINISHED, remove_unfinished, write
 
 FORMAT = 1
 NOTE = "store.json"
-_NOTHING = "not set"
 
 
 class Failure(NamedTuple):
@@ -31,7 +32,7 @@ class Store:
     """
 
     path: Path
-    kind: str  # frames, flow or features
+    kind: str  # frames, flow, features or videos
     settings: dict[str, Any]  # plain containers
     root: str  # what names are relative to, as it was when the store was made
     complete: bool = False
@@ -46,9 +47,9 @@ class Store:
             text = f"finds no store in {path}; make it: actionkit extract {kind} RECIPE {path}"
             raise ValueError(text) from None
         if store.kind != kind:
-            raise ValueError(
-                f"reads stores of {kind}, but {path} holds {store.kind}; use stored_{store.kind}"
-            )
+            videos = store.kind == "videos"
+            cure = "make it data.dataset.root" if videos else f"use stored_{store.kind}"
+            raise ValueError(f"reads stores of {kind}, but {path} holds {store.kind}; {cure}")
         if not store.complete:
             raise ValueError(
                 f"needs a whole store, but {path} is unfinished; call the actionkit extract that "
@@ -65,20 +66,23 @@ class Store:
         try:
             store = cls._read(path)
         except FileNotFoundError:
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and any(not UNFINISHED.fullmatch(p.name) for p in path.iterdir()):
                 text = "holds files, but no store; choose another folder, or empty it"
                 raise RunError(f"{path} {text}") from None
             path.mkdir(parents=True, exist_ok=True)
             store = cls(path, kind, _plain(settings), str(root))
+            remove_unfinished(path)
             store.save()
             return store
         except ValueError as error:
             raise RunError(f"{path}: {error}") from None
+        remove_unfinished(path)
         wanted = {"kind": kind, "root": str(root), **_plain(settings)}
         there = {"kind": store.kind, "root": store.root, **store.settings}
         if changes := differences(there, wanted):
+            said = "; ".join(f"{d.key} is {d.there} there, {d.wanted} is wanted" for d in changes)
             raise RunError(
-                f"{path} is a store made with other settings: {'; '.join(changes)}. Write to "
+                f"{path} is a store made with other settings: {said}. Write to "
                 "another folder, or remove this one"
             )
         return store
@@ -113,30 +117,19 @@ class Store:
             raise ValueError(f"finds no sound {NOTE} in {path} ({error}); extract again") from None
 
 
-def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between two trees of settings: "quality is 90 there, 95 is wanted"."""
-    one, other = _flat(there), _flat(wanted)
-    return [
-        f"{key} is {one.get(key, _NOTHING)} there, {other.get(key, _NOTHING)} is wanted"
-        for key in dict.fromkeys([*one, *other])
-        if one.get(key, _NOTHING) != other.get(key, _NOTHING)
-    ]
-
-
-def _flat(tree: Any, key: str = "") -> dict[str, Any]:
-    """The leaves of a tree of dicts and lists by dotted keys."""
-    if isinstance(tree, Mapping):
-        items = list(tree.items())
-    elif isinstance(tree, list):
-        items = list(enumerate(tree))
-    else:
-        return {key: tree}
-    found: dict[str, Any] = {}
-    for name, value in items:
-        found.update(_flat(value, f"{key}.{name}" if key else str(name)))
-    return found
-
-
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """As they come back from JSON, so that both sides compare equal."""
     return json.loads(json.dumps(settings, default=str))
+
+
+def root_for(store: Path, files: Sequence[Path]) -> Path:
+    """What the names of files begin at: the store's own root where it has one that holds them all,
+    else the deepest folder that does.
+    """
+    folders = [os.path.dirname(os.path.abspath(file)) for file in files]
+    deepest = Path(os.path.commonpath(folders))
+    try:
+        root = Path(Store._read(store).root)
+    except (OSError, ValueError):
+        return deepest
+    return root if deepest.is_relative_to(root) else deepest

@@ -99,20 +99,12 @@ class BoxCrop(Transform):
         """The box of a draw for frames of the ratio (width / height) `frame`."""
 
     def out(self, shapes: dict[str, Shape]) -> dict[str, Shape]:
-        """Fixes height and width, except of vectors (1x1).
+        """Fixes height and width, except of vectors (1x1)."""
+        return {name: self._out(shape) for name, shape in shapes.items()}
 
-        Raises ValueError for more than 4 channels, known before any frame is.
-        """
-        return {name: self._out(name, shape) for name, shape in shapes.items()}
-
-    def _out(self, name: str, shape: Shape) -> Shape:
+    def _out(self, shape: Shape) -> Shape:
         if shape.height == shape.width == 1:
             return shape
-        if (shape.channels or 1) > MAX_CHANNELS:
-            raise ValueError(
-                f"resizes frames of at most {MAX_CHANNELS} channels, but {name!r} has "
-                f"{shape.channels}; put what stacks them (flow_stack) after it"
-            )
         return shape._replace(height=self.height, width=self.width)
 
     def apply(self, clips: dict[str, Clip], draws: list[dict[str, Any]]) -> dict[str, Clip]:
@@ -139,10 +131,22 @@ def cut(clip: Clip, boxes: list[Box], size: tuple[int, int]) -> Clip:
         method = cv2.INTER_AREA if max(down, across) < 0.5 else cv2.INTER_LINEAR
         for v, t in np.argwhere(mask[b]).tolist():
             step = out[b, v, t]
-            cv2.resize(frames[b, v, t, rows, columns], size[::-1], dst=step, interpolation=method)
+            _resize(frames[b, v, t, rows, columns], step, method)
             if clip.kind == "flow":
                 _scale_flow(step, across, down)
     return clip._replace(x=torch.from_numpy(out).movedim(-1, -3))
+
+
+def _resize(frame: np.ndarray, out: np.ndarray, method: int) -> None:
+    """Resizes a frame [h, w, C] into out [H, W, C], as many channels at once as OpenCV takes."""
+    size = out.shape[1::-1]
+    if frame.shape[-1] <= MAX_CHANNELS:
+        cv2.resize(frame, size, dst=out, interpolation=method)
+        return
+    for first in range(0, frame.shape[-1], MAX_CHANNELS):
+        some = np.ascontiguousarray(frame[..., first : first + MAX_CHANNELS])
+        resized = cv2.resize(some, size, interpolation=method)
+        out[..., first : first + MAX_CHANNELS] = resized.reshape(*out.shape[:2], -1)
 
 
 def _scale_flow(field: np.ndarray, across: float, down: float) -> None:

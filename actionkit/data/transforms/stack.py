@@ -18,7 +18,8 @@ class FlowStack(Transform):
     [B, V, K * length, 2, H, W] -> [B, V, K, 2 * length, H, W], channels dx_1, dy_1, dx_2, dy_2, ...
     (Two-stream networks, arXiv:1406.2199). A stack is real if all its fields are, and has the time
     of the first. Which fields a stack has is said where the flow is made: by `direction`, and
-    `keep` tells where its frame lies; `keep: middle` with forward fields is the centred stack.
+    `keep` tells where its frame lies; `keep: middle` with forward fields is the centred stack. Flow
+    that comes stacked, [B, V, K, 2 * length, H, W] as from a store, keeps its shape.
 
     `along` pixels, every channel is a whole field, and uint8 stays as it is, a view of what the
     maker of flow gives. Along trajectories, field k is sampled where the fields before it have
@@ -57,14 +58,17 @@ class FlowStack(Transform):
         self.length, self.paths, self.name = length, paths, name
         self.bound = bound if along == "trajectories" else None
         self.mean_subtraction = mean_subtraction
+        self.as_is = self.bound is None and not mean_subtraction
 
     def out(self, shapes: dict[str, Shape]) -> dict[str, Shape]:
         """Raises ValueError if the flow is not there, is no flow, or is no whole stacks."""
         inp = find(shapes, self.name)
+        if inp.channels == 2 * self.length:
+            return shapes
         if inp.channels not in (2, None):
             raise ValueError(
-                f"stacks flow of 2 channels, but {self.name!r} has {inp.channels}; name a modality "
-                "of flow that is not stacked yet"
+                f"stacks flow of 2 channels, or takes stacks of {2 * self.length}, but "
+                f"{self.name!r} has {inp.channels}; set its length to half of what a stack has"
             )
         if inp.steps is not None and inp.steps % self.length:
             raise ValueError(
@@ -78,6 +82,12 @@ class FlowStack(Transform):
         """Stacks; nothing is random."""
         x, mask, times, kind = clips[self.name]
         size = (-1, self.length)
+        if x.shape[3] == 2 * self.length:
+            if self.as_is:
+                return clips
+            fields = self._values(x.unflatten(3, (self.length, 2)).flatten(2, 3))
+            stacks = fields.unflatten(2, size).flatten(3, 4)
+            return {**clips, self.name: Clip(stacks, mask, times, kind)}
         real = mask.unflatten(2, size).all(-1)
         stack = Clip(
             self._values(x).unflatten(2, size).flatten(3, 4),
@@ -89,7 +99,7 @@ class FlowStack(Transform):
 
     def _values(self, x: Tensor) -> Tensor:
         """The fields [B, V, K * length, 2, H, W], each as it stands in its stack."""
-        if self.bound is None and not self.mean_subtraction:
+        if self.as_is:
             return x
         x = dequantize_flow(x) if x.dtype == torch.uint8 else x
         means = x.mean((-2, -1), keepdim=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.functional import pad
 
 from actionkit.data.transforms.fields import FlowMaker, sample
+from actionkit.errors import RunError
 
 LEAST = 16  # pixels; the smallest side of a picture in the pyramid
 FLAT = 1e-9  # squared gradient below which a pixel says nothing
@@ -25,10 +29,14 @@ class TVL1Flow(FlowMaker):
     each come `length` fields [2, H, W] uint8, channels dx, dy, clipped to `bound` pixels. Which
     fields (`direction`), and which frames stay (`keep`), is told at `FlowMaker`.
 
-    `pyramid` is the number of levels and the size of each as a part of the finer one's; `warps` and
-    `iterations` are those of each level and of each warp; `constants` are tau, lambda and theta:
-    the step of the dual variables, the weight of the brightness against smoothness (less is
-    smoother), and how loosely the two are tied.
+    `pyramid` is the number of levels and the size of each as a part of the finer one's;
+    `iterations` are the warps of each level and the iterations of each warp; `constants` are tau,
+    lambda and theta: the step of the dual variables, the weight of the brightness against
+    smoothness (less is smoother), and how loosely the two are tied.
+
+    `compile` fuses an iteration by torch.compile. That takes seconds when first used, in every
+    process and once or twice more for other sizes, and wants Triton on a GPU, a C++ compiler on a
+    CPU. Flow changes by the rounding of float32 only.
     """
 
     runs_on = "both"
@@ -40,9 +48,9 @@ class TVL1Flow(FlowMaker):
         length: int,
         bound: float = 20.0,
         pyramid: tuple[int, float] = (5, 0.5),
-        warps: int = 3,
-        iterations: int = 10,
+        iterations: tuple[int, int] = (3, 10),
         constants: tuple[float, float, float] = (0.25, 0.15, 0.3),
+        compile: bool = False,
         direction: Literal["forward", "bidirectional"] = "forward",
         keep: Literal["first", "middle", "starts", "all"] = "first",
         source: str = "rgb",
@@ -53,10 +61,10 @@ class TVL1Flow(FlowMaker):
         )
         levels, factor = pyramid
         tau, lambda_, theta = constants
-        if min(levels, warps, iterations) < 1:
+        if min(levels, *iterations) < 1:
             raise ValueError(
                 "takes at least 1 level, warp and iteration, but gets "
-                f"{levels}, {warps} and {iterations}"
+                f"{levels}, {iterations[0]} and {iterations[1]}"
             )
         if not 0 < factor < 1:
             raise ValueError(f"takes a factor between 0 and 1 for its pyramid, but gets {factor}")
@@ -65,25 +73,32 @@ class TVL1Flow(FlowMaker):
                 "takes constants tau, lambda and theta above 0, and tau at most 0.25, beyond which "
                 f"the iteration does not converge, but gets {tau}, {lambda_} and {theta}"
             )
-        self.levels, self.factor, self.warps, self.iterations = levels, factor, warps, iterations
+        self.levels, self.factor, self.iterations = levels, factor, iterations
         self.tau, self.lambda_, self.theta = tau, lambda_, theta
+        self.compile = compile
 
     def fields(self, snippets: Tensor, real: Tensor) -> Tensor:
         """Snippets [B, V, K, length + 1, C, H, W] -> [B, V, K, length, 2, H, W] uint8."""
         return self.fields_of_pairs(snippets, real, self._estimate)
 
     def _estimate(self, first: Tensor, second: Tensor) -> Tensor:
-        return tvl1(
-            gray(first),
-            gray(second),
-            levels=self.levels,
-            factor=self.factor,
-            warps=self.warps,
-            iterations=self.iterations,
-            tau=self.tau,
-            lambda_=self.lambda_,
-            theta=self.theta,
-        )
+        try:
+            return tvl1(
+                gray(first),
+                gray(second),
+                levels=self.levels,
+                factor=self.factor,
+                iterations=self.iterations,
+                tau=self.tau,
+                lambda_=self.lambda_,
+                theta=self.theta,
+                compile=self.compile,
+            )
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = " ".join(str(error).partition("\n\n")[0].split())
+            raise RunError(
+                f"tvl1_flow cannot be compiled ({why}); set its compile: false"
+            ) from error
 
 
 def gray(frames: Tensor) -> Tensor:
@@ -100,11 +115,11 @@ def tvl1(
     *,
     levels: int = 5,
     factor: float = 0.5,
-    warps: int = 3,
-    iterations: int = 10,
+    iterations: tuple[int, int] = (3, 10),
     tau: float = 0.25,
     lambda_: float = 0.15,
     theta: float = 0.3,
+    compile: bool = False,
 ) -> Tensor:
     """The flow [N, 2, H, W] in pixels, dx and dy, that leads from `first` to `second`.
 
@@ -112,14 +127,15 @@ def tvl1(
     the second. No pair knows of another.
     """
     flow = first.new_zeros(len(first), 2, 1, 1)
+    step = compiled() if compile else iterate
     pictures = (_pyramid(x, levels, factor) for x in (first, second))
     for one, other in zip(*pictures, strict=True):
         flow = _resize_flow(flow, one.shape[-2:])
         across, down = torch.zeros_like(flow), torch.zeros_like(flow)
-        for _ in range(warps):
+        for _ in range(iterations[0]):
             data = linearize(one, other, flow)
-            for _ in range(iterations):
-                flow, across, down = iterate(
+            for _ in range(iterations[1]):
+                flow, across, down = step(
                     flow, across, down, data, tau=tau, lambda_=lambda_, theta=theta
                 )
     return flow
@@ -140,7 +156,7 @@ def linearize(first: Tensor, second: Tensor, flow: Tensor) -> Brightness:
     y = flow[:, 1] + torch.arange(height, device=flow.device)[:, None]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)  # [N, H, W]
     warped = sample(second, x, y)
-    padded = functional.pad(warped, (1, 1, 1, 1), mode="replicate")
+    padded = pad(warped, (1, 1, 1, 1), mode="replicate")
     gradient = torch.cat(
         (
             padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2],
@@ -183,6 +199,38 @@ def iterate(
     across = across.add(dx, alpha=tau / theta).div_(most)
     down = down.add(dy, alpha=tau / theta).div_(most)
     return flow, across, down
+
+
+def iterate_pure(
+    flow: Tensor,
+    across: Tensor,
+    down: Tensor,
+    data: Brightness,
+    *,
+    tau: float,
+    lambda_: float,
+    theta: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `iterate` does, but never in place: of this a compiler makes two passes over memory."""
+    error = (data.gradient * flow).sum(1, keepdim=True) + data.constant
+    step = (error * data.inverse).clamp(-lambda_ * theta, lambda_ * theta)
+    left, above = pad(across[..., :-1], (1, 0)), pad(down[..., :-1, :], (0, 0, 1, 0))
+    flow = flow - data.gradient * step + theta * (across + down - left - above)
+
+    dx = pad(flow[..., 1:] - flow[..., :-1], (0, 1))
+    dy = pad(flow[..., 1:, :] - flow[..., :-1, :], (0, 0, 0, 1))
+    most = 1 + tau / theta * (dx.square() + dy.square()).sqrt()
+    return flow, (across + tau / theta * dx) / most, (down + tau / theta * dy) / most
+
+
+@cache
+def compiled() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """`iterate_pure`, compiled when first called.
+
+    Levels and numbers of pairs differ, so sizes are free in what is compiled; it is done again only
+    for a single pair, and when the first pictures were square and others are not.
+    """
+    return torch.compile(iterate_pure, dynamic=True)
 
 
 def _pyramid(pictures: Tensor, levels: int, factor: float) -> list[Tensor]:

@@ -15,6 +15,7 @@ from actionkit.data.readers import frames as module
 from actionkit.data.readers.container import Deadline, UnreadableError
 from actionkit.data.readers.frames import Frames
 from actionkit.data.samplers import Dense
+from actionkit.data.sources import Sources
 
 FRAMES = Frames(fps=25)
 
@@ -237,9 +238,9 @@ def test_a_listing_may_name_folders(tmp_path):
         for side in ("train", "val")
     }
     for record in (listed["train"][0], listed["train"][1], listed["val"][0]):
-        assert _probe(record, FRAMES) is None
+        assert _probe(record, Sources(FRAMES)) is None
         assert np.array_equal(read(FRAMES, record.sources["rgb"], [5, 0]), images[[5, 0]])
-    bad = _probe(listed["val"][1], FRAMES)
+    bad = _probe(listed["val"][1], Sources(FRAMES))
     assert bad is not None
     assert bad.reason == "there is no such folder"
 

@@ -242,8 +242,20 @@ def test_out():
         "flow": Shape(8, 2, 10, 20),
         "score": Shape(8, 400, 1, 1),
     }
-    with pytest.raises(ValueError, match=r"at most 4 channels, but 'flow' has 20; .*flow_stack"):
-        CropResize(size=8).out({"flow": Shape(1, 20, None, None)})
+
+
+@pytest.mark.parametrize("channels", [6, 20])
+def test_stacked_flow_is_resized_field_by_field(channels):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.integers(0, 256, (1, 1, 2, channels, 20, 30), np.uint8))
+    mask, times = torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1, 2)
+    crop = CropResize(size=(9, 12))
+    draw = crop.draw(np.random.default_rng(1))
+    whole = crop.apply({"flow": Clip(x, mask, times, "flow")}, [draw])["flow"].x
+    for first in range(0, channels, 2):
+        field = Clip(x[:, :, :, first : first + 2], mask, times, "flow")
+        single = crop.apply({"flow": field}, [draw])["flow"].x
+        assert torch.equal(whole[:, :, :, first : first + 2], single)
 
 
 @pytest.mark.parametrize(

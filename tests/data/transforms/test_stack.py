@@ -46,7 +46,10 @@ def test_mean_subtraction_takes_the_motion_of_the_camera():
     [
         ({"rgb": Shape(8, 3, 64, 64)}, "takes the modality 'flow', but there is 'rgb'"),
         ({"flow": Shape(8, 2, 64, 64)}, "stacks 5 fields, but gets 8; set its length"),
-        ({"flow": Shape(5, 20, 64, 64)}, "stacks flow of 2 channels, but 'flow' has 20"),
+        (
+            {"flow": Shape(5, 20, 64, 64)},
+            "stacks flow of 2 channels, or takes stacks of 10, but 'flow' has 20; set its length",
+        ),
     ],
 )
 def test_flow_stack_refuses(shapes, sentence):
@@ -128,3 +131,45 @@ def test_mean_subtraction_leaves_the_trajectories_those_of_the_motion():
     )  # fmt: skip
     means = dequantize_flow(x).mean((-2, -1)).flatten()  # of each field, before it is sampled
     assert (along[0, 0, 0] - centred[0, 0, 0] - means[:, None, None]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mean_subtraction": True},
+        {"along": "trajectories", "bound": 3.0},
+        {"along": "trajectories", "bound": 3.0, "paths": 2, "mean_subtraction": True},
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_flow_that_comes_stacked_is_treated_as_if_stacked_here(options, dtype):
+    x = torch.randint(0, 256, (12, 2, 6, 7), dtype=torch.uint8)
+    fields = clip(x if dtype == torch.uint8 else dequantize_flow(x), "flow")
+    fields.mask[..., 9] = False
+    fields.times[..., 9] = torch.nan
+    stack = FlowStack(length=4, **options)
+    wanted = stack.apply({"flow": fields}, [{}])["flow"]
+    stored = FlowStack(length=4).apply({"flow": fields}, [{}])["flow"]  # as a store would give it
+    assert stored.x.shape == (1, 1, 3, 8, 6, 7)
+    last = stored.x.movedim(3, -1).contiguous().movedim(-1, 3)  # as a decoder's memory
+    for x in (stored.x, last):
+        found = stack.apply({"flow": stored._replace(x=x)}, [{}])["flow"]
+        assert found.x.dtype == wanted.x.dtype
+        assert torch.equal(found.x, wanted.x)
+        assert found.mask.tolist() == wanted.mask.tolist() == [[[True, True, False]]]
+        assert torch.equal(found.times.nan_to_num(-1), wanted.times.nan_to_num(-1))
+        assert found.kind == "flow"
+    assert (wanted.x.float() - stored.x.float()).any() == bool(options)
+    shapes = {"flow": Shape(3, 8, 6, 7)}
+    assert stack.out(shapes) == shapes
+    unstacked = {"flow": Shape(12, 2, 6, 7)}
+    assert stack.out(unstacked) == shapes
+
+
+def test_stacks_of_any_number_are_taken_where_a_single_field_is_one():
+    x = torch.randint(0, 256, (5, 2, 6, 7), dtype=torch.uint8)
+    clips = {"flow": clip(x, "flow")}
+    stack = FlowStack(length=1)
+    assert stack.out({"flow": Shape(5, 2, 6, 7)}) == {"flow": Shape(5, 2, 6, 7)}
+    assert torch.equal(stack.apply(clips, [{}])["flow"].x, clips["flow"].x)

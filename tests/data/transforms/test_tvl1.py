@@ -1,3 +1,8 @@
+import os
+import pickle
+import shutil
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -5,18 +10,28 @@ import torch
 from flows import clip, moving
 from recipes_for_tests import write
 from textures import MARGIN, endpoint_error, grid, pair, smooth_flow
+from torch._dynamo.utils import counters
 from torch.nn.functional import pad
 from typer.testing import CliRunner
 
 from actionkit import builder, recipe
 from actionkit.cli import app
 from actionkit.contracts import Shape
+from actionkit.data.transforms import tvl1 as module
 from actionkit.data.transforms.dis import DISFlow
 from actionkit.data.transforms.kinds import dequantize_flow
 from actionkit.data.transforms.mirror import Mirror
 from actionkit.data.transforms.normalize import Normalize
 from actionkit.data.transforms.stack import FlowStack
-from actionkit.data.transforms.tvl1 import TVL1Flow, gray, iterate, linearize, tvl1
+from actionkit.data.transforms.tvl1 import (
+    TVL1Flow,
+    gray,
+    iterate,
+    iterate_pure,
+    linearize,
+    tvl1,
+)
+from actionkit.errors import RunError
 
 SEEDS = (0, 1, 2)
 REFERENCE = {  # mean endpoint error in pixels over SEEDS, which the test below finds again:
@@ -122,7 +137,8 @@ def naive(flow, p, constant, gradient, tau, lambda_, theta):
     return new, dual
 
 
-def test_an_iteration_is_the_papers():
+@pytest.mark.parametrize("form", [iterate, iterate_pure])
+def test_an_iteration_is_the_papers(form):
     rng = np.random.default_rng(0)
     flow, p = rng.normal(size=(2, 7, 9)), rng.normal(size=(2, 2, 7, 9))
     p[:, 0, :, -1] = p[:, 1, -1] = 0
@@ -136,7 +152,7 @@ def test_an_iteration_is_the_papers():
     steps = np.sign(rho) * (np.abs(rho) > 0.04 * (gradient**2).sum(0))
     assert {-1, 0, 1} == set(steps.flatten())
     given = (torch.from_numpy(a)[None] for a in (flow, p[:, 0], p[:, 1]))
-    found = [x[0].numpy() for x in iterate(*given, data, **constants)]
+    found = [x[0].numpy() for x in form(*given, data, **constants)]
     new, dual = naive(flow, p, constant, gradient, **constants)
     assert np.abs(found[0] - new).max() < 1e-10
     for axis in range(2):
@@ -154,6 +170,76 @@ def test_brightness_is_linear_around_the_flow():
     assert (data.inverse[inner] - 1 / 13).abs().max() < 1e-9
     assert (data.gradient[..., -1] == 0).all()  # from there the flow leads out of the picture
     assert (data.inverse[..., -1] == 0).all()
+
+
+def sizes_in_turn():
+    """Pairs of pictures: square, not square, one pair only; each in several levels."""
+    first, second = (torch.cat([tensor(pair("smooth", 2, s)[i]) for s in SEEDS]) for i in (0, 1))
+    for count, height, width in ((3, 64, 64), (2, 48, 80), (1, 48, 80), (3, 96, 40), (1, 64, 64)):
+        yield [x[:count, :, :height, :width] for x in (first, second)]
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Nothing is compiled, neither before nor behind."""
+    torch._dynamo.reset()
+    module.compiled.cache_clear()
+    counters.clear()
+    yield monkeypatch
+    torch._dynamo.reset()
+    module.compiled.cache_clear()
+
+
+def require_compiled_equals_eager(**options):
+    for first, second in sizes_in_turn():
+        eager, ours = (tvl1(first, second, compile=c, **options) for c in (False, True))
+        off = (ours - eager).norm(dim=1)
+        assert off.median() < 1e-4
+        assert off.max() < 0.01  # where the picture says nothing, roundings grow
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] <= 3  # square, of any size, a single pair
+
+
+def test_compiled_iterations_are_one_graph_for_all_sizes(fresh):
+    fresh.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    require_compiled_equals_eager(iterations=(2, 3))
+    graphs = counters["stats"]["unique_graphs"]
+    require_compiled_equals_eager(iterations=(1, 2))
+    assert counters["stats"]["unique_graphs"] == graphs > 0
+
+
+@pytest.mark.slow
+def test_compiled_flow_is_the_eager_flow(fresh):
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    require_compiled_equals_eager()
+    assert counters["inductor"]
+    x = moving(4, 2, 1)
+    ours, eager = (TVL1Flow(length=3, compile=c).apply({"rgb": clip(x)}, [{}]) for c in (1, 0))
+    off = ours["flow"].x.int() - eager["flow"].x.int()
+    assert off.abs().max() <= 1  # of 255: rounded to the other side
+    assert (off != 0).float().mean() < 1e-3
+
+
+def test_says_where_nothing_can_be_compiled(fresh):
+    def broken(graph, inputs):
+        raise OSError("No working C++ compiler found")
+
+    fresh.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    said = r"^tvl1_flow cannot be compiled \(.*No working C\+\+ .*\); set its compile: false$"
+    with pytest.raises(RunError, match=said):
+        TVL1Flow(length=1, compile=True).apply({"rgb": clip(moving(2, 2, 1))}, [{}])
+
+
+def test_what_is_compiled_stays_in_its_process(fresh):
+    fresh.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    maker = TVL1Flow(length=1, compile=True)
+    wanted = maker.apply({"rgb": clip(moving(2, 2, 1))}, [{}])["flow"].x
+    assert counters["stats"]["unique_graphs"]
+    copy = pickle.loads(pickle.dumps(maker))
+    assert copy.compile
+    assert torch.equal(copy.apply({"rgb": clip(moving(2, 2, 1))}, [{}])["flow"].x, wanted)
+    assert not TVL1Flow(length=1).compile
 
 
 def test_gray_is_that_of_opencv():
@@ -205,7 +291,8 @@ def test_in_training_nothing_of_it_asks_for_gradients():
     ("options", "sentence"),
     [
         ({"pyramid": (0, 0.5)}, "at least 1 level, warp and iteration, but gets 0, 3 and 10"),
-        ({"warps": 0}, "at least 1 level, warp and iteration, but gets 5, 0 and 10"),
+        ({"iterations": (0, 10)}, "at least 1 level, warp and iteration, but gets 5, 0 and 10"),
+        ({"iterations": (3, 0)}, "at least 1 level, warp and iteration, but gets 5, 3 and 0"),
         ({"pyramid": (5, 1.0)}, "a factor between 0 and 1 for its pyramid, but gets 1.0"),
         ({"constants": (0.3, 0.15, 0.3)}, "tau at most 0.25, .* gets 0.3, 0.15 and 0.3"),
         ({"constants": (0.25, 0.0, 0.3)}, "tau, lambda and theta above 0, .* gets 0.25, 0.0"),

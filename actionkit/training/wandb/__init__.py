@@ -1,0 +1,1 @@
+"""Weights & Biases: a run's numbers, mistakes, data and models on a dashboard."""
