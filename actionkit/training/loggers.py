@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from actionkit.files import write
 
@@ -14,12 +15,12 @@ from actionkit.files import write
 class CSV(CSVLogger):
     """metrics.csv in the run folder: one line a logging step, one column a number."""
 
-    def __init__(self, folder: Path, *, flush_every: int = 100) -> None:
+    def __init__(self, folder: Path, *, flush_every: int = 1) -> None:
         super().__init__(folder, name="", version="", flush_logs_every_n_steps=flush_every)
 
     def rewind(self, step: int) -> None:
         """Takes out the lines from a step on, at which the run goes on."""
-        file = Path(self.log_dir, self.experiment.NAME_METRICS_FILE)
+        file = Path(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)
         if not file.is_file():
             return
         with file.open(newline="", encoding="utf-8") as lines:
@@ -32,5 +33,5 @@ class CSV(CSVLogger):
         writer = csv.DictWriter(text, names, lineterminator="\r\n")
         writer.writeheader()
         writer.writerows(kept)
+        self.experiment.metrics_keys = names  # which, made here, removes the file
         write(file, text.getvalue())
-        self.experiment.metrics_keys = names

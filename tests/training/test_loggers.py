@@ -35,6 +35,27 @@ def test_numbers_stand_in_metrics_csv_in_the_run_folder(tmp_path):
     assert [(int(r["step"]), float(r["train/loss"])) for r in found] == [(1, 1), (3, 3), (5, 5)]
 
 
+def test_a_run_that_goes_on_keeps_its_lines_up_to_there(tmp_path):
+    first = CSV(tmp_path)
+    for step in (1, 3, 5):
+        first.log_metrics({"train/loss": step / 2}, step=step)
+    first.log_metrics({"val/top1": 0.5}, step=3)
+    again = CSV(tmp_path)
+    again.rewind(4)
+    again.log_metrics({"train/loss": 9.0, "new": 1.0}, step=4)
+    again.save()
+    found = rows(tmp_path / "metrics.csv")
+    assert [(row["step"], row["train/loss"]) for row in found] == [
+        ("1", "0.5"), ("3", "1.5"), ("3", ""), ("4", "9.0"),
+    ]  # fmt: skip
+    assert [row["new"] for row in found] == ["", "", "", "1.0"]
+
+
+def test_there_may_be_nothing_to_go_back_in(tmp_path):
+    CSV(tmp_path).rewind(4)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_written_every_so_many_lines(tmp_path):
     logger = CSV(tmp_path, flush_every=2)
     logger.log_metrics({"train/loss": 1.0}, step=1)

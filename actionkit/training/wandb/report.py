@@ -100,8 +100,11 @@ def _use_data(run: Any, name: str, found: Mapping[str, Any]) -> None:
 
 def _log_gradients(run: Any, network: nn.Module, step: int) -> None:
     """As `run.watch` does, whose hooks would fail inside the backward pass."""
-    found = {n: p.grad.float().cpu().numpy() for n, p in network.named_parameters()
-             if p.grad is not None}  # fmt: skip
+    found: dict[str, Any] = {
+        name: parameter.grad.float().cpu().numpy()
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
     run.log({**{f"gradients/{n}": wandb.Histogram(g) for n, g in found.items()}, AXIS: step})
 
 
