@@ -110,9 +110,10 @@ def recipe_folders() -> dict[str, Path]:
 
 
 def recipe_names(folder: Path) -> dict[str, Path]:
-    """The recipes in a folder and below, by name."""
+    """The recipes in a folder and below, by name; what `sweeps` holds calls recipes."""
     paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    return {name: path for name, path in names.items() if not name.startswith("sweeps/")}
 
 
 def locate(recipe: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ def fit(
         if start.file is not None and hasattr(logger, "rewind"):
             logger.rewind(start.step)
     shapes = found.stages.shapes if found.stages else {}
-    with run.held(), closing(data):
+    with ExitStack() as ends, run.held(), closing(data):
+        for logger in loggers:
+            ends.callback(getattr(logger, "close", lambda: None))
         if task.trains:
             clips = max(1, data.batch // trainer.world_size // trainer.accumulate_grad_batches)
             with explained(found.plan, shapes, clips):

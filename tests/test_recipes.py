@@ -16,7 +16,7 @@ from actionkit.cli import app
 from actionkit.contracts import Clip, Shape
 
 FOLDER = recipe.recipe_folders()["actionkit"]
-RECIPES = sorted(FOLDER.rglob("*.yaml"))
+RECIPES = sorted(recipe.recipe_names(FOLDER).values())
 ONE_STEP = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1"]
 SMALL = {  # wherever a recipe writes such a key
     ("backbone", "arch"): "test_resnet",

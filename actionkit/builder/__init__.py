@@ -23,6 +23,7 @@ from actionkit.data.module import DataModule
 from actionkit.grammar import Plan
 from actionkit.recipe import Problem, RecipeError, Tree
 from actionkit.tasks.recognition import Recognition
+from actionkit.training.loggers import CSV
 from actionkit.validate import read
 
 UNKNOWN_CLASSES = ("a", "b")  # stand for a dataset's where there is none to ask
@@ -107,12 +108,14 @@ def build(found: Blueprint) -> tuple[Recognition, DataModule]:
 
 
 def build_loggers(found: Blueprint, folder: Path) -> list[Logger]:
-    """The loggers of a run in this folder. Raises RecipeError."""
+    """The loggers of a run in this folder, csv always among them. Raises RecipeError."""
     components = Components()
     try:
-        return [components.make(node, Logger, folder) for node in found.plan.logger]
+        made = [components.make(node, Logger, folder) for node in found.plan.logger]
     except BrokenError as error:
         raise RecipeError(components.problems) from error
+    kept = any(isinstance(logger, CSV) for logger in made)
+    return made if kept else [CSV(folder), *made]
 
 
 def _assemble(found: Blueprint) -> Recognition:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ class WandB(Logger):
         project: str = "actionkit",
         entity: str | None = None,
         name: str | None = None,
-        tags: Sequence[str] = (),
+        tags: list[str] | None = None,
         group: str | None = None,
         mode: Literal["online", "offline", "disabled"] | None = None,
         clips: int = 16,
@@ -52,7 +52,7 @@ class WandB(Logger):
             if value < 0:
                 raise ValueError(f"takes {option} of 0 or more, but gets {value}; 0 means none")
         self.folder, self.project, self.entity = folder, project, entity
-        self.display, self.tags, self.group, self.mode = name, list(tags), group, mode
+        self.display, self.tags, self.group, self.mode = name, list(tags or ()), group, mode
         self.clips, self.watch, self.models = clips, watch, models
         self.session: Session | None = None
         self.failed = False

@@ -1,7 +1,6 @@
 """`actionkit fit` from end to end, logged to W&B."""
 
 import csv
-import inspect
 import os
 import subprocess
 import sys
@@ -10,11 +9,6 @@ import offline
 import pytest
 from backend import serving
 from client import KEY, environment
-
-from actionkit import run
-
-WIRED = '"close"' in inspect.getsource(run.fit)  # loggers are closed
-pytestmark = pytest.mark.skipif(not WIRED, reason="run.fit does not close loggers yet")
 
 SMALL = [
     "data.dataset.train_scenes=2",
