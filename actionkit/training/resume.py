@@ -84,7 +84,7 @@ class Start:
         """What is to be said of it."""
         lines = [f"skipped  {text}" for text in self.skipped]
         if self.file is not None:
-            lines.append(f"goes on  at step {self.step}, epoch {self.epoch}, from {self.file}")
+            lines.append(f"goes on  at step {self.step} (epoch {self.epoch}), from {self.file}")
         elif self.again:
             lines.append("goes on  from its start: it was ended before its first checkpoint")
         return lines + ([f"changed  {told(changes)}"] if changes else [])

@@ -48,7 +48,7 @@ class RunFolder:
         parent = Path("runs") / _name(record)
         mine = [] if new else sorted(parent.glob(f"*-{digest}"), reverse=True)
         begun = (cls(folder) for folder in mine)
-        return next((run for run in begun if run.unfinished), cls(parent / f"{_now()}-{digest}"))
+        return next((run for run in begun if run.unfinished), None) or cls(_free(parent, digest))
 
     @classmethod
     def _given(cls, path: Path, record: dict[str, Any], new: bool) -> RunFolder:
@@ -167,6 +167,12 @@ def checkpoint_of(run: Path, name: str = "best") -> Path:
 
 def _name(record: dict[str, Any]) -> str:
     return record["recipe"].get("name") or record["name"]
+
+
+def _free(parent: Path, digest: str) -> Path:
+    """A folder for a new run, of a name that none has."""
+    names = (f"{_now()}{suffix}-{digest}" for suffix in ("", *map("-{}".format, range(2, 100))))
+    return next(path for path in map(parent.joinpath, names) if not path.exists())
 
 
 def _now() -> str:

@@ -106,7 +106,7 @@ class Last(Checkpoint):
 
     def _stop(self, trainer: lightning.Trainer) -> Exception:
         epoch, step = trainer.current_epoch, trainer.global_step
-        return self.signals.stop(trainer, f"{self.file} was written, epoch {epoch}, step {step}")
+        return self.signals.stop(trainer, f"{self.file} was written at step {step} (epoch {epoch})")
 
 
 def finite(trainer: lightning.Trainer, file: Path) -> bool:
