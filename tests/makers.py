@@ -27,6 +27,8 @@ from actionkit.losses.cross_entropy import CrossEntropy
 from actionkit.network import SCORES, Chain, Network
 from actionkit.tasks.recognition import System
 from actionkit.testing import zoo
+from actionkit.training.saves import Best, Last
+from actionkit.training.signals import Signals
 
 CLASSES = ["left", "right", "still"]
 
@@ -216,6 +218,12 @@ def trainer(folder: Path, **options: Any) -> lightning.Trainer:
             **options,
         }
     )
+
+
+def saves(folder: Path, metric: str = "top1") -> list[lightning.Callback]:
+    """What writes best.ckpt and last.ckpt."""
+    best = Best(folder / "best.ckpt", f"val/{metric}")
+    return [best, Last(folder / "last.ckpt", Signals(), every=1000)]
 
 
 # ----------------------------------------------------------------------------------- ranks

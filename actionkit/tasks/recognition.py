@@ -131,7 +131,8 @@ class Recognition(lightning.LightningModule):
         values = {name: value * _share(count) for name, (value, count) in losses.items()}
         for name, value in _scalars(output).items():
             self.log(f"train/{name}", value, batch_size=len(batch.id))
-        return self._log_loss("train", values, _penalty(output), batch_size=len(batch.id))
+        options = {"batch_size": len(batch.id), "sync_dist": True}
+        return self._log_loss("train", values, _penalty(output), **options)
 
     def _losses(self, output: Output, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Every loss by name, and of how many steps it is the mean."""

@@ -13,28 +13,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from actionkit.errors import NoRoomError, RunError
 from actionkit.files import free_bytes, megabytes, replacing
 
 NAMES = ("best", "last")
 PLAIN = (str, int, float, bool, type(None), torch.Tensor, torch.nn.Parameter)  # most of them
-
-
-def checkpoints(folder: Path, metric: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """Writers of `best.ckpt`, by a metric of the validation split, and of `last.ckpt`.
-
-    Lightning's own `save_last` only writes where the best changes. With a fixed name and no
-    version counter Lightning writes over a file, and never removes it first.
-    """
-    best = ModelCheckpoint(
-        folder, NAMES[0], monitor=f"val/{metric}", mode="max", enable_version_counter=False
-    )
-    last = ModelCheckpoint(
-        folder, NAMES[1], save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return best, last
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -14,6 +14,7 @@ from makers import (
     optimizer,
     records,
     sample,
+    saves,
     system,
     trainer,
 )
@@ -36,7 +37,6 @@ from actionkit.heads.linear import Linear
 from actionkit.losses.cross_entropy import CrossEntropy
 from actionkit.network import SCORES, Chain, Network
 from actionkit.tasks.recognition import Recognition, labelled
-from actionkit.training.checkpoints import checkpoints
 
 FRAMES = Shape(None, 3, None, None)
 
@@ -406,7 +406,7 @@ def test_a_whole_batch_of_unreadable_clips_ends_training(tmp_path):
 
 def test_checkpoint_is_plain_and_holds_the_recipe(tmp_path, frames):
     recipe = {"name": "x", "recipe": {"seed": 1, "list": [1, None]}, "versions": {"torch": "2"}}
-    task, keep = resnet(recipe=recipe), checkpoints(tmp_path, "top1")
+    task, keep = resnet(recipe=recipe), saves(tmp_path)
     run(task, tmp_path, frames, frames[:2], callbacks=[*keep], enable_checkpointing=True)
     for name in ("best", "last"):
         kept = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
@@ -432,7 +432,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, end):
         run = trainer(
             folder,
             max_epochs=epochs,
-            callbacks=[*checkpoints(folder, "top1"), note],
+            callbacks=[*saves(folder), note],
             enable_checkpointing=True,
             log_every_n_steps=1,
         )

@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from makers import batch, loader, on_two_ranks, sample, system, trainer
+from makers import batch, loader, on_two_ranks, sample, saves, system, trainer
 from test_recognition import Note, bad, run
 
 from actionkit.data.collate import collate
 from actionkit.network import SCORES
 from actionkit.tasks.recognition import Recognition, _share
-from actionkit.training.checkpoints import checkpoints
 
 RANK_TARGETS = {0: [0, -1, 2, 1], 1: [-1, -1, 1, -1]}  # three labelled clips, and one
 
@@ -47,7 +46,7 @@ def uneven_fit(rank: int, folder: str):
         max_epochs=2,
         devices=2,
         strategy="ddp",
-        callbacks=[*checkpoints(Path(folder), "top1"), note],
+        callbacks=[*saves(Path(folder)), note],
         enable_checkpointing=True,
     )
     run.fit(task, loader(train), loader(val))

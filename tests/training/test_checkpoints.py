@@ -16,6 +16,7 @@ import lightning.pytorch as lightning
 import numpy as np
 import pytest
 import torch
+from makers import saves
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
@@ -25,7 +26,6 @@ from actionkit.files import remove_unfinished
 from actionkit.training import checkpoints as module
 from actionkit.training.checkpoints import (
     AtomicCheckpointIO,
-    checkpoints,
     newest_whole,
     read,
     verify,
@@ -316,7 +316,7 @@ def fit(folder, epochs, task, **options):
     trainer = lightning.Trainer(
         **{"max_epochs": epochs, "accelerator": "cpu", "logger": False, **options},
         default_root_dir=folder,
-        callbacks=list(checkpoints(folder, "top1")),
+        callbacks=saves(folder),
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
