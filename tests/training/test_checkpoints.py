@@ -225,6 +225,22 @@ def test_a_file_that_would_run_code_is_refused_and_not_run(tmp_path, asked):
     assert not (tmp_path / "ran").exists()
 
 
+def test_words_that_lightning_would_act_on_are_only_words(tmp_path):
+    words = {"_instantiator": "os.system", "_class_path": f"touch {tmp_path / 'ran'}"}
+    torch.save({**content(1), "hyper_parameters": words}, tmp_path / "evil.ckpt")
+    kept = AtomicCheckpointIO().load_checkpoint(tmp_path / "evil.ckpt")
+    assert kept["hyper_parameters"] == words
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("url", ["http://localhost:9/x.ckpt", "https://localhost:9/x.ckpt"])
+def test_nothing_is_fetched(url):
+    with pytest.raises(RunError, match="No such file or directory"):
+        read(Path(url))
+    with pytest.raises(RunError, match="No such file or directory"):
+        AtomicCheckpointIO().load_checkpoint(url)
+
+
 # ------------------------------------------------------------------------ the newest whole one
 
 
