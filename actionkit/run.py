@@ -33,7 +33,7 @@ from actionkit.training.memory import explained
 from actionkit.training.meters import Meters
 from actionkit.training.optimizer import told_rate
 from actionkit.training.ranks import join, of_rank_zero
-from actionkit.training.resume import Renewed, begin
+from actionkit.training.resume import Renewed, begin, clips_of
 from actionkit.training.run_folder import RunFolder, rank
 from actionkit.training.saves import Best, Last
 from actionkit.training.signals import Signals
@@ -76,11 +76,12 @@ def fit(
     start = of_rank_zero(lambda: begin(record, folder, new=new, resume=resume))
     run = start.run
     run.prepare()
-    changed = start.require_same(record["recipe"], found.datasets["train"].classes, changes)
+    changed = start.require_same(record["recipe"], found.datasets["train"], changes)
     bad = _bad_clips(found, run)
     if look and rank() == 0:
         _look(found, console, bad)
     task, data = builder.build(found)
+    task.system.clips = clips_of(found.datasets["train"])
     if found.plan.trainer.compile:
         compile_backbones(task.network)
     metric = task.monitor(found.plan.evaluation.metrics[0].use)

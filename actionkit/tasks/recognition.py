@@ -43,6 +43,7 @@ class System:
     classes: Classes = ()
     modalities: Sequence[str] = ("rgb",)  # what a video is read as
     recipe: dict[str, Any] = field(default_factory=dict)  # plain, written into checkpoints
+    clips: str = ""  # which ones are trained on, in words
 
 
 class Recognition(lightning.LightningModule):
@@ -189,6 +190,8 @@ class Recognition(lightning.LightningModule):
             else list(classes)
         )
         checkpoint["unfitted"] = list(self.unfitted)
+        if self.system.clips:
+            checkpoint["clips"] = self.system.clips
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes over which parts have been fitted."""

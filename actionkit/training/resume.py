@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import lightning.pytorch as lightning
 
-from actionkit.contracts import Classes
+from actionkit.contracts import Classes, Dataset
 from actionkit.differences import Difference, differences
 from actionkit.errors import NoRunError, RunError
 from actionkit.training.checkpoints import newest_whole, read, verify
@@ -36,19 +37,23 @@ class ChangedRecipeError(RunError):
 def require_same(
     content: Mapping[str, Any],
     recipe: Mapping[str, Any],
-    classes: Classes,
+    dataset: Dataset,
     allowed: Sequence[str] = (),
 ) -> list[Difference]:
     """What has changed since a checkpoint was written, all of it harmless or asked for.
 
-    `recipe` is plain, `allowed` are the keys of `--override-on-resume`. Raises ChangedRecipeError,
-    showing every change that forbids to go on.
+    `recipe` is plain, `dataset` are the clips to train on, `allowed` are the keys of
+    `--override-on-resume`. Raises ChangedRecipeError, showing every change that forbids to go on.
     """
     found = differences(content["recipe"]["recipe"], recipe)
     never = [d for d in found if _below(d.key, NEVER)]
     others = [d for d in found if d not in never and not _below(d.key, (*FREE, *allowed))]
-    if content["classes"] != _plain(classes):
-        never.append(Difference("classes", _count(content["classes"]), _count(_plain(classes))))
+    classes = _plain(dataset.classes)
+    if content.get("classes", classes) != classes:
+        never.append(Difference("classes", _count(content["classes"]), _count(classes)))
+    now = clips_of(dataset)
+    if content.get("clips", now) != now:
+        never.append(Difference("clips to train on", content["clips"], now))
     if not (never or others):
         return found
     lines = [
@@ -56,6 +61,14 @@ def require_same(
         *(f"  {_told(d)}: if that is meant, --override-on-resume {d.key}" for d in others),
     ]
     raise ChangedRecipeError("the run cannot go on, since its recipe was\n" + "\n".join(lines))
+
+
+def clips_of(dataset: Dataset) -> str:
+    """How many clips, and a digest of their ids and targets, in their order."""
+    digest = hashlib.sha256()
+    for record in map(dataset.__getitem__, range(len(dataset))):
+        digest.update(repr((record.id, record.start, record.end, record.target)).encode())
+    return f"{len(dataset)} clips {digest.hexdigest()[:8]}"
 
 
 def told(changes: Iterable[Difference]) -> str:
@@ -75,10 +88,10 @@ class Start:
     again: bool = False  # a run had begun here, but not written a checkpoint
 
     def require_same(
-        self, recipe: Mapping[str, Any], classes: Classes, allowed: Sequence[str]
+        self, recipe: Mapping[str, Any], dataset: Dataset, allowed: Sequence[str]
     ) -> list[Difference]:
         """What has changed since the checkpoint was written. Raises ChangedRecipeError."""
-        return require_same(read(self.file), recipe, classes, allowed) if self.file else []
+        return require_same(read(self.file), recipe, dataset, allowed) if self.file else []
 
     def told(self, changes: Sequence[Difference]) -> list[str]:
         """What is to be said of it."""
