@@ -20,6 +20,7 @@ from actionkit.cli import (
     predicting,
     training,
     transcoding,
+    tuning,
 )
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ app.command("list")(listing.list_components)
 app.command()(info.info)
 app.command()(doctor.doctor)
 app.add_typer(bench.bench, name="bench")
+app.add_typer(tuning.tune, name="tune")
 app.add_typer(extracting.extract, name="extract")
 app.command()(transcoding.transcode)
 
