@@ -7,7 +7,7 @@ pytestmark = pytest.mark.slow
 CHANCE = pytest.approx(1 / 6, abs=0.1)
 
 
-@pytest.mark.parametrize("recipe", ["gru", "bilstm", "encoder", "tcn"])
+@pytest.mark.parametrize("recipe", ["gru", "bilstm", "convlstm", "encoder", "tcn"])
 def test_knows_the_order_of_events(tmp_path, recipe):
     assert top1(tmp_path, recipe) >= 0.9
 
