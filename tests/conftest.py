@@ -15,3 +15,11 @@ def real_data() -> Path:
     if not (folder / "real_clips").is_dir():
         pytest.skip(f"no real clips at {folder}; set ACTIONKIT_REAL_DATA to a folder that has them")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """RAFT takes frames of 128 pixels at least, so its cases of the kit are slow."""
+    for item in items:
+        if "[raft_flow-" in item.nodeid:
+            item.add_marker(pytest.mark.slow)

@@ -231,7 +231,13 @@ def saves(folder: Path, metric: str = "top1") -> list[lightning.Callback]:
 
 def on_two_ranks(function: Callable[..., Any], folder: Path, *given: Any) -> list[Any]:
     """What `function(rank, *given)` of a module returns in each of two processes joined by gloo."""
-    torch.multiprocessing.spawn(_rank, (function, str(folder), given), nprocs=2)
+    # forked from a server that has imported what takes long, once for all tests of a process
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["lightning.pytorch", "actionkit.run", "actionkit.testing.zoo", "timm"]
+    )
+    torch.multiprocessing.start_processes(
+        _rank, (function, str(folder), given), nprocs=2, start_method="forkserver"
+    )
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -106,6 +106,7 @@ def test_it_is_listed_and_used_by_either_name(site):
         assert "is right" in text
 
 
+@pytest.mark.slow  # CI does it with the package installed
 def test_it_passes_the_kit_by_two_lines(site):
     test = PLUGIN / "test_range_pool.py"
     assert len([line for line in test.read_text().splitlines() if line]) == 2
