@@ -173,7 +173,14 @@ ON_FOLDER = [
 ]
 
 
-@pytest.mark.parametrize(("reader", "workers"), [("pyav", 0), ("pyav", 2), ("decord", 2)])
+@pytest.mark.parametrize(
+    ("reader", "workers"),
+    [
+        ("pyav", 2),
+        pytest.param("pyav", 0, marks=pytest.mark.slow),
+        pytest.param("decord", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_the_whole_zoo_is_named_once_survived_and_counted(tmp_path, reader, workers, capfd):
     if reader == "decord":
         pytest.importorskip("decord")
@@ -250,6 +257,7 @@ def test_nothing_readable_ends_with_a_sentence(tmp_path, split, sentence):
         invoke("fit", "two_stream", *ON_FOLDER, *change)
 
 
+@pytest.mark.slow  # test_cli_ranks.py has two processes by default
 def test_two_processes_train_one_run(run, tmp_path):
     folder = tmp_path / "two"
     devices = ["trainer.devices=2", "trainer.strategy=ddp"]
