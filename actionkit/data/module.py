@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -71,7 +73,9 @@ class DataModule(lightning.LightningDataModule):
         """Batches of the training split, each epoch in another order."""
         dataset = self.datasets["train"]
         weights = balanced(dataset, self.balance) if self.balance else None
-        return self._training(self.seed, done=self._batches_done, weights=weights)
+        # by a weak reference: in a circle its workers would be waited for when garbage is collected
+        done = partial(_batches_done, weakref.ref(self))
+        return self._training(self.seed, done=done, weights=weights)
 
     def statistics_dataloader(self, batches: int, epoch: int) -> Loader:
         """So many batches of the training split, others than training has, each of so many clips.
@@ -139,11 +143,6 @@ class DataModule(lightning.LightningDataModule):
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
-    def _batches_done(self) -> int:
-        """Of the epoch: more than 0 at the start of a run that goes on in the middle of one."""
-        trainer = self.trainer
-        return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0
-
     def _accumulate(self) -> int:
         return self.trainer.accumulate_grad_batches if self.trainer else 1
 
@@ -156,6 +155,13 @@ class DataModule(lightning.LightningDataModule):
         """Ends the workers of all loaders; they start again when a loader is asked."""
         while self._loaders:
             self._loaders.pop().close()
+
+
+def _batches_done(module: weakref.ref[DataModule]) -> int:
+    """Of the epoch: more than 0 at the start of a run that goes on in the middle of one."""
+    alive = module()
+    trainer = alive and alive.trainer
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0
 
 
 def cpus() -> int:
