@@ -33,8 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         with unfinished.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -44,6 +43,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def sync(file: BinaryIO) -> None:
+    """Puts what was written on the disk, since what follows relies on it."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def remove_unfinished(folder: Path) -> None:

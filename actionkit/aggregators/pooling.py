@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from actionkit.aggregators.steps import over
 from actionkit.contracts import Aggregator, Features, Shape
 
 
@@ -38,7 +39,7 @@ class _TimePool(Aggregator):
         """Pools vectors or maps over time; the new step is real if the clip has a real step."""
         some = features.mask.any(1, keepdim=True)  # [B, 1]
         pooled = self.pool(features.x, features.mask)
-        return features._replace(x=pooled.masked_fill(~_over(some), 0), mask=some)
+        return features._replace(x=pooled.masked_fill(~over(some), 0), mask=some)
 
     @abstractmethod
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -51,9 +52,9 @@ class Mean(_TimePool):
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """The sum in at least float32, divided by the number of real steps."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        total = x.masked_fill(~_over(mask), 0).sum(1, keepdim=True, dtype=wide)
+        total = x.masked_fill(~over(mask), 0).sum(1, keepdim=True, dtype=wide)
         count = mask.sum(1, keepdim=True).clamp(min=1)
-        return (total / _over(count)).to(x.dtype)
+        return (total / over(count)).to(x.dtype)
 
 
 class Max(_TimePool):
@@ -61,7 +62,7 @@ class Max(_TimePool):
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """The maximum, with padding at minus infinity."""
-        return x.masked_fill(~_over(mask), -torch.inf).amax(1, keepdim=True)
+        return x.masked_fill(~over(mask), -torch.inf).amax(1, keepdim=True)
 
 
 class Min(_TimePool):
@@ -72,7 +73,7 @@ class Min(_TimePool):
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """The minimum, with padding at infinity."""
-        return x.masked_fill(~_over(mask), torch.inf).amin(1, keepdim=True)
+        return x.masked_fill(~over(mask), torch.inf).amin(1, keepdim=True)
 
 
 class MaxMin(_TimePool):
@@ -84,7 +85,7 @@ class MaxMin(_TimePool):
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """[max; min], with padding at minus infinity and infinity."""
-        padding = ~_over(mask)
+        padding = ~over(mask)
         largest = x.masked_fill(padding, -torch.inf).amax(1, keepdim=True)
         smallest = x.masked_fill(padding, torch.inf).amin(1, keepdim=True)
         return torch.cat([largest, smallest], 2)
@@ -98,8 +99,3 @@ class Last(_TimePool):
         position = torch.arange(mask.shape[1], device=mask.device)
         last = (position * mask).argmax(1)  # [B]
         return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
-
-
-def _over(steps: Tensor) -> Tensor:
-    """[B, T] seen as [B, T, 1, 1, 1], to meet maps."""
-    return steps[:, :, None, None, None]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from actionkit.cli.arguments import Json, Overrides, Recipe, checked
+from actionkit.cli.progress import progress
 
 if TYPE_CHECKING:
     from actionkit.bench.advice import Measured
@@ -57,7 +56,7 @@ def decode(videos: Videos = None, rounds: Rounds = 5, json_: Json = False) -> No
 
     tested, notes = room.readers()
     found: list[Comparison] = []
-    with tempfile.TemporaryDirectory() as folder, _bar("writing videos") as bar, one_thread():
+    with tempfile.TemporaryDirectory() as folder, progress("writing videos") as bar, one_thread():
         paths = list(videos or room.write_videos(Path(folder)))
         bar.expect(room.measurements(tested, len(paths), rounds))
         for path in paths:
@@ -91,7 +90,7 @@ def loader(
     _, data = builder.build(found)
     data.prepare_data()
     names = parts.names_of(found.plan.data.train.per_sample)
-    with _bar("one worker's work") as bar, one_thread():
+    with progress("one worker's work") as bar, one_thread():
         bar.expect((rounds + 1) * (1 + len(room.counts())))
         worker = parts.worker(data, names, CLIPS, rounds, tick=bar.tick)
         bar.say("loaders")
@@ -110,7 +109,7 @@ def flow(rounds: Rounds = 5, json_: Json = False) -> None:
     from actionkit.bench.clock import one_thread
 
     tested, _ = room.methods()
-    with _bar("flow") as bar, one_thread():
+    with progress("flow") as bar, one_thread():
         bar.expect(len(room.SIZES) * len(tested) * (rounds + 1))
         found = room.flow(rounds, bar.tick)
     _show(found, json_, [])
@@ -122,7 +121,7 @@ def augment(rounds: Rounds = 5, json_: Json = False) -> None:
     from actionkit.bench import augment as room
     from actionkit.bench.clock import one_thread
 
-    with _bar("augmentation") as bar, one_thread():
+    with progress("augmentation") as bar, one_thread():
         bar.expect(room.MEASUREMENTS * (rounds + 1))
         found = room.augment(rounds, bar.tick)
     _show(found, json_, [])
@@ -143,46 +142,12 @@ def recipe_(
     found = checked(recipe, overrides)
     from actionkit.bench.recipe import measure
 
-    with _bar("a worker's work, then training steps") as bar:
+    with progress("a worker's work, then training steps") as bar:
         measured = measure(found, rounds, steps, tick=bar.tick, expect=bar.expect)
     if json_:
         print(json.dumps(measured.as_json(), indent=2))
         return
     _show_recipe(measured, Console())
-
-
-# ------------------------------------------------------------------------------------- progress
-
-
-class Bar:
-    """A progress bar, on stderr, so that JSON stays clean."""
-
-    def __init__(self, progress: Progress, text: str) -> None:
-        self._progress, self._task = progress, progress.add_task(text, total=None)
-
-    def expect(self, total: int) -> None:
-        """How many ticks there will be."""
-        self._progress.update(self._task, total=total)
-
-    def say(self, text: str) -> None:
-        """What is measured now."""
-        self._progress.update(self._task, description=text)
-
-    def tick(self) -> None:
-        """One more is done."""
-        self._progress.advance(self._task)
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[Bar]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield Bar(progress, text)
 
 
 # --------------------------------------------------------------------------------------- tables

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from actionkit.cli import extracting_features
 from actionkit.cli.arguments import Overrides, Recipe
+from actionkit.cli.progress import progress
 
 if TYPE_CHECKING:
     from actionkit.extraction.pictures import Summary
@@ -70,7 +61,7 @@ def frames(
 
     videos = pictures.videos_of(plan)
     storing = pictures.Storing(videos.reader, short_side, quality)
-    with _bar("frames") as bar:
+    with progress("frames of videos", left=True) as bar:
         done = pictures.extract(
             out, storing, videos, {}, workers=_count(workers), expect=bar.expect, tick=bar.tick
         )
@@ -108,7 +99,7 @@ def flow(
     place = device_for(node, device)
     videos = pictures.videos_of(plan)
     storing = StoringFlow(videos.reader, short_side, quality, node=node, device=place)
-    with _bar("flow") as bar:
+    with progress("flow of videos", left=True) as bar:
         done = pictures.extract(
             out,
             storing,
@@ -140,36 +131,6 @@ def _count(workers: int | None) -> int:
     from actionkit.data.module import cpus
 
     return cpus() if workers is None else workers
-
-
-class _Bar:
-    """A bar on stderr."""
-
-    def __init__(self, progress: Progress, text: str) -> None:
-        self._progress, self._text = progress, text
-
-    def expect(self, total: int) -> None:
-        """So many videos are to come."""
-        self._task = self._progress.add_task(self._text, total=total)
-
-    def tick(self) -> None:
-        """One more is done."""
-        self._progress.advance(self._task)
-
-
-@contextmanager
-def _bar(text: str) -> Iterator[_Bar]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("videos"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, text)
 
 
 def _tell(out: Path, done: Summary, plan: Plan, kind: str) -> None:

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from actionkit.cli.arguments import Overrides, checked
+from actionkit.cli.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,27 +118,19 @@ def _watch(
     """
     from actionkit.extraction.transcoding import gain
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     all_done: list[Done] = []
     good: list[Video] = []
     times = None
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("encoding videos", total=len(todo))
+    with progress("encoding videos", len(todo), left=True) as bar:
         for video, done in zip(todo, work, strict=True):
             all_done.append(done)
-            progress.advance(bar)
+            bar.tick()
             good += [] if done.error else [video]
             last = len(all_done) == len(todo)
             if times is None and good and (last or len(good) == TIMED):
                 times = gain(good, out)
                 if times < WORTH_IT and not last:
-                    progress.print(f"{_verdict(times)}; Ctrl+C ends this", style="yellow")
+                    bar.print(f"{_verdict(times)}; Ctrl+C ends this")
     return all_done, times
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from actionkit.cli.arguments import Json, Overrides, Recipe, checked
+from actionkit.cli.progress import progress
 
 if TYPE_CHECKING:
     from actionkit.builder import Blueprint
@@ -57,10 +57,10 @@ def lr(
     clips = max(1, found.plan.data.batch // found.plan.trainer.accumulate_grad_batches)
     shapes = found.stages.shapes if found.stages else {}
     with (
-        _progress("steps with a rising rate", steps) as (_, tick),
+        progress("steps with a rising rate", steps) as bar,
         explained(found.plan, shapes, clips),
     ):
-        measured = _with(found, range_test, steps=steps, first=first, last=last, tick=tick)
+        measured = _with(found, range_test, steps=steps, first=first, last=last, tick=bar.tick)
     override = _override(found, measured)
     if json_:
         print(json.dumps(_as_json(measured, override), indent=2))
@@ -82,8 +82,8 @@ def batch(
     found = checked(recipe, overrides)
     from actionkit.training.tuner import largest_batch
 
-    with _progress("batches", None) as (say, _):
-        trials = _with(found, largest_batch, most=most, say=lambda n: say(f"data.batch={n}"))
+    with progress("batches", counted=False) as bar:
+        trials = _with(found, largest_batch, most=most, say=lambda n: bar.say(f"data.batch={n}"))
     best = max(trial.batch for trial in trials if trial.fits)
     if json_:
         print(json.dumps(_trials_as_json(trials, best), indent=2))
@@ -102,25 +102,6 @@ def _with(found: Blueprint, measure: Callable[..., Any], **options: Any) -> Any:
     data.prepare_data()
     with redirect_stdout(sys.stderr):
         return measure(task, data, found.plan, partial(run.make_trainer, found), **options)
-
-
-@contextmanager
-def _progress(
-    text: str, total: int | None
-) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """A progress bar on stderr, by what changes its text and what moves it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *([MofNCompleteColumn()] if total else []),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(text, total=total)
-        yield (
-            lambda changed: progress.update(bar, description=changed),
-            lambda: progress.advance(bar),
-        )
 
 
 # ---------------------------------------------------------------------------- the learning rate

@@ -63,7 +63,14 @@ class CrossEntropy(Loss):
             label_smoothing=self.label_smoothing,
         )
         total = share.sum()
-        return (losses * mask.flatten()).sum() / total.where(total > 0, 1)
+        weighted = losses * self.steps(mask).to(losses.dtype).flatten()
+        return weighted.sum() / total.where(total > 0, 1)
+
+    def steps(self, mask: Tensor) -> Tensor:
+        """How much each step counts, [B, V, T], on average 1 over the real steps of a clip; mask
+        [B, V, T] bool, True = a real step with a label.
+        """
+        return mask
 
     def probabilities(self, scores: Features) -> Tensor:
         """Softmax [B, V, T, K] float32 of the logits scores.x [B, V, T, K, 1, 1]."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from actionkit.contracts import Features, Loss
+from actionkit.losses.cross_entropy import CrossEntropy
 
 
-class Gain(Loss):
+class Gain(CrossEntropy):
     """Softmax cross-entropy at every real step, weighted from 0 at the first to 1 at the last.
 
     For recurrent parts that score every step: at first they have seen little (arXiv:1503.08909).
@@ -25,36 +24,11 @@ class Gain(Loss):
     """
 
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"takes a label_smoothing in [0, 1), but got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        super().__init__(label_smoothing=label_smoothing)
 
-    def forward(self, scores: Features, target: Tensor, mask: Tensor) -> Tensor:
-        """The weighted mean loss, 0-dim; 0 with zero gradients where no step counts.
-
-        scores.x [B, V, T, K, 1, 1] logits; target [B] int64 or [B, K] float; mask [B, V, T] bool.
-        """
-        soft = target.is_floating_point()
-        labelled = target.isfinite().all(1) if soft else target >= 0  # [B]
-        mask = mask & labelled[:, None, None]
-        x = scores.x.flatten(3)
-        wide = torch.promote_types(x.dtype, torch.float32)  # half precision loses the last digits
-        logits = x.to(wide).masked_fill(~mask[..., None], 0)  # [B, V, T, K]
-        if soft:
-            wanted = target.masked_fill(~labelled[:, None], 0).to(wide)[:, None, None]
-            wanted = wanted.expand_as(logits).flatten(0, 2)  # [N, K]
-        else:
-            wanted = target.clamp(min=0)[:, None, None].expand_as(mask).flatten()  # [N]
-        losses = F.cross_entropy(
-            logits.flatten(0, 2), wanted, reduction="none", label_smoothing=self.label_smoothing
-        )
-        weights = gains(mask).to(wide).flatten()
-        return (losses * weights).sum() / mask.sum().clamp(min=1)
-
-    def probabilities(self, scores: Features) -> Tensor:
-        """Softmax [B, V, T, K] float32 of the logits scores.x [B, V, T, K, 1, 1]."""
-        return scores.x.flatten(3).float().softmax(3)
+    def steps(self, mask: Tensor) -> Tensor:
+        """The weights of `gains`."""
+        return gains(mask)
 
 
 def gains(mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from actionkit.errors import NoRoomError, RunError
-from actionkit.files import free_bytes, megabytes
+from actionkit.files import free_bytes, megabytes, sync
 
 DATA, ENDS, VIDEOS = "data.bin", "offsets.bin", "videos.jsonl"
 END = np.dtype("<i8")  # where a blob ends in DATA, in bytes
@@ -232,12 +232,12 @@ class Writer:
         with writing(self.store, size):
             with part.file.open("rb") as blobs:
                 shutil.copyfileobj(blobs, self._data, 1 << 20)
-            _flush(self._data)
+            sync(self._data)
             ends = np.frombuffer(part.ends.read_bytes(), END) + self.size
             self._ends.write(ends.astype(END).tobytes())
-            _flush(self._ends)
+            sync(self._ends)
             self._rows.write(line.encode())
-            _flush(self._rows)
+            sync(self._rows)
         self.names.add(part.video.name)
         self.blobs, self.size = self.blobs + part.video.blobs, self.size + size
         part.file.unlink()
@@ -267,12 +267,6 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
         yield
     except OSError as error:
         raise no_room(path, error, size) from error
-
-
-def _flush(file: BinaryIO) -> None:
-    """Puts what was written on the disk, since what follows relies on it."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _lock(file: BinaryIO, store: Path) -> None:

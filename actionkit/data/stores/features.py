@@ -23,7 +23,7 @@ from torch import Tensor
 from actionkit.contracts import Info, Kind, Reader, Record, Shape, VideoReadError
 from actionkit.data.stores.folder import NOTE, Failure, Store
 from actionkit.errors import NoRoomError, RunError
-from actionkit.files import free_bytes, megabytes
+from actionkit.files import free_bytes, megabytes, sync
 
 KIND = "features"
 ARRAY, LIST = "features.npy", "clips.jsonl"
@@ -171,7 +171,7 @@ class Writer:
                 raise RunError(f"another process writes to {self.folder} too; this one stops")
             with self._list.open("ab") as file:
                 file.write(json.dumps(line._asdict()).encode() + b"\n")
-                _flush(file)
+                sync(file)
         except OSError as error:
             raise NoRoomError(
                 f"{self.folder} cannot be written: {error.strerror or error}; "
@@ -187,7 +187,7 @@ class Writer:
         assert self._layout is not None  # noqa: S101  there is a step
         with self._array.open("r+b") as file:
             _write_head(file, self.dtype, (self.steps, *self._layout.sizes))
-            _flush(file)
+            sync(file)
 
     def _write(self, pieces: Sequence[tuple[str, np.ndarray]]) -> None:
         with self._array.open("r+b") as file:
@@ -204,12 +204,7 @@ class Writer:
                         "with crop_resize, or take the features behind spatial_pool"
                     )
                 file.write(np.ascontiguousarray(x).data)
-            _flush(file)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+            sync(file)
 
 
 def _sizes(sizes: Sequence[int]) -> str:
