@@ -23,8 +23,8 @@ from actionkit.builder.data import build_datasets
 from actionkit.contracts import Info, Reader, Shape, VideoReadError
 from actionkit.data.jobs import in_turn
 from actionkit.data.readers.container import Limits
-from actionkit.data.stores.blobs import Part, PartFile, Video, Writer, name_of, no_room, writing
-from actionkit.data.stores.folder import Failure, Store, root_for
+from actionkit.data.stores.blobs import Part, PartFile, Video, Writer, name_of
+from actionkit.data.stores.folder import Failure, Store, no_room, root_for, writing
 from actionkit.data.stores.pictures import StoredPictures
 from actionkit.errors import RunError
 from actionkit.grammar import Node, Plan

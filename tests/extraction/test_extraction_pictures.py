@@ -293,7 +293,7 @@ def test_a_full_disk_is_said_and_what_is_stored_stays(videos, whole, tmp_path, s
     assert f"{store}" in said
     assert "cannot be written: File too large; it takes " in said
     assert " bytes more, and " in said
-    assert "What is stored stays" in said
+    assert "what is stored stays" in said
     stored = len(table(store).videos)
     assert stored < 7
     assert (stored > 0) == (size > 2000)

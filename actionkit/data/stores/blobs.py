@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import BinaryIO, NamedTuple
 import cv2
 import numpy as np
 
-from actionkit.errors import NoRoomError, RunError
-from actionkit.files import free_bytes, megabytes, sync
+from actionkit.data.stores.folder import writing
+from actionkit.errors import RunError
+from actionkit.files import sync
 
 DATA, ENDS, VIDEOS = "data.bin", "offsets.bin", "videos.jsonl"
 END = np.dtype("<i8")  # where a blob ends in DATA, in bytes
@@ -248,25 +249,6 @@ class Writer:
         for file in (self._data, self._ends, self._rows):
             with suppress(OSError):  # what could not be written has been said
                 file.close()
-
-
-def no_room(path: Path, error: OSError, size: int = 0) -> NoRoomError:
-    """What to say where so many bytes, as far as is known, cannot be written at a path."""
-    wants = f"it takes {size} bytes more, and " if size else ""
-    return NoRoomError(
-        f"{path} cannot be written: {error.strerror or error}; {wants}"
-        f"{megabytes(free_bytes(path))} are free there. What is stored stays: free space, and call "
-        "it again, it goes on where it was"
-    )
-
-
-@contextmanager
-def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """Raises NoRoomError where so many bytes cannot be written at a path."""
-    try:
-        yield
-    except OSError as error:
-        raise no_room(path, error, size) from error
 
 
 def _lock(file: BinaryIO, store: Path) -> None:

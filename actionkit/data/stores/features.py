@@ -21,9 +21,9 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from actionkit.contracts import Info, Kind, Reader, Record, Shape, VideoReadError
-from actionkit.data.stores.folder import NOTE, Failure, Store
-from actionkit.errors import NoRoomError, RunError
-from actionkit.files import free_bytes, megabytes, sync
+from actionkit.data.stores.folder import NOTE, Failure, Store, writing
+from actionkit.errors import RunError
+from actionkit.files import sync
 
 KIND = "features"
 ARRAY, LIST = "features.npy", "clips.jsonl"
@@ -164,7 +164,7 @@ class Writer:
         writes too, NoRoomError where nothing can be written.
         """
         line = Line([(name, len(x)) for name, x in pieces], list(failures))
-        try:
+        with writing(self.folder):
             if line.steps:
                 self._write(pieces)
             if self._list.stat().st_size != self._listed:
@@ -172,12 +172,6 @@ class Writer:
             with self._list.open("ab") as file:
                 file.write(json.dumps(line._asdict()).encode() + b"\n")
                 sync(file)
-        except OSError as error:
-            raise NoRoomError(
-                f"{self.folder} cannot be written: {error.strerror or error}; "
-                f"{megabytes(free_bytes(self.folder))} are free. Free space and call this again, "
-                "it goes on where it was"
-            ) from error
         self._listed = self._list.stat().st_size
         self.lines.append(line)
         self.steps += line.steps

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from actionkit.differences import differences
-from actionkit.errors import RunError
-from actionkit.files import UNFINISHED, remove_unfinished, write
+from actionkit.errors import NoRoomError, RunError
+from actionkit.files import UNFINISHED, free_bytes, megabytes, remove_unfinished, write
 
 FORMAT = 1
 NOTE = "store.json"
@@ -133,3 +134,22 @@ def root_for(store: Path, files: Sequence[Path]) -> Path:
     except (OSError, ValueError):
         return deepest
     return root if deepest.is_relative_to(root) else deepest
+
+
+def no_room(path: Path, error: OSError, size: int = 0) -> NoRoomError:
+    """What to say where so many bytes, as far as is known, cannot be written at a path."""
+    wants = f"it takes {size} bytes more, and " if size else ""
+    return NoRoomError(
+        f"{path} cannot be written: {error.strerror or error}; {wants}"
+        f"{megabytes(free_bytes(path))} are free. Free space and call this again: what is "
+        "stored stays, and it goes on where it was"
+    )
+
+
+@contextmanager
+def writing(path: Path, size: int = 0) -> Iterator[None]:
+    """Raises NoRoomError where so many bytes cannot be written at a path."""
+    try:
+        yield
+    except OSError as error:
+        raise no_room(path, error, size) from error
