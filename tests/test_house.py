@@ -38,8 +38,8 @@ def test_a_file_is_a_room(path):
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if room(p) in PARTS], ids=lambda p: p.stem)
-def test_parts_know_only_the_contracts_and_their_own_folder(path):
-    allowed = ("actionkit.contracts", f"actionkit.{room(path)}")
+def test_parts_know_only_contracts_layers_and_their_own_folder(path):
+    allowed = ("actionkit.contracts", "actionkit.layers", f"actionkit.{room(path)}")
     assert all(module.startswith(allowed) for module in imports(path))
 
 
@@ -47,7 +47,7 @@ def test_parts_know_only_the_contracts_and_their_own_folder(path):
 ORDER = (
     "cli", "doctor", "extraction", "prediction", "bench", "run", "testing", "builder", "tasks",
     "training", "evaluation", "data", "network", "validate", "grammar", "recipe", "values",
-    "schema", "registry", "contracts", "files", "differences", "errors",
+    "schema", "registry", "layers", "contracts", "files", "differences", "errors",
 )  # fmt: skip
 
 

@@ -7,11 +7,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from actionkit.aggregators.convlstm import Recurrence, at_least_float32, same, zeros
-from actionkit.aggregators.pooling import Last, Mean
-from actionkit.aggregators.stateful import State, Stateful, choose
-from actionkit.aggregators.steps import over
+from actionkit.aggregators.pooling import Last
+from actionkit.aggregators.stateful import Stateful
 from actionkit.contracts import Features, Shape
+from actionkit.layers.attention import AdditiveAttention, over_places, require_places
+from actionkit.layers.convlstm import ConvLSTMLayer
+from actionkit.layers.convolution import same
+from actionkit.layers.recurrence import State, at_least_float32, choose, zeros
+from actionkit.layers.steps import mean, over
 
 
 class _AttentionLSTM(Stateful):
@@ -34,13 +37,13 @@ class _AttentionLSTM(Stateful):
         to: Literal["many", "one"],
     ) -> None:
         super().__init__()
-        channels, width = _looked_at(inp, width)
-        self.lstm = Recurrence(channels, hidden, kernel)
+        require_places(inp)
+        channels = inp.require_channels()
+        self.lstm = ConvLSTMLayer(channels, hidden, kernel)
         self.hidden = hidden
-        self.content = same(channels, width, attention_kernel)
-        self.query = same(hidden, width, attention_kernel, bias=False)
-        self.score = same(width, 1, attention_kernel)
-        self.mean = Mean(inp)
+        self.attention = AdditiveAttention(
+            channels, channels if width is None else width, [hidden], attention_kernel
+        )
         self.start = same(channels, 2 * hidden, kernel) if initial == "mean" else None
         size = {} if self.keeps_maps else {"height": 1, "width": 1}
         whole = inp._replace(channels=hidden, **size)
@@ -61,10 +64,10 @@ class _AttentionLSTM(Stateful):
         h, c = zeros(features.x, self.hidden, self._size(features.x))
         if self.start is None:
             return h, c
-        mean = self.mean.pool(features.x, features.mask)[:, 0]
+        seen = mean(features.x, features.mask)[:, 0]
         if not self.keeps_maps:
-            mean = mean.mean((2, 3), keepdim=True)
-        first, second = self.start(mean).tanh().chunk(2, 1)
+            seen = seen.mean((2, 3), keepdim=True)
+        first, second = self.start(seen).tanh().chunk(2, 1)
         return first.to(h.dtype), second.to(c.dtype)
 
     def read(self, features: Features, state: State | None) -> tuple[Tensor, State]:
@@ -72,11 +75,11 @@ class _AttentionLSTM(Stateful):
         state = self.fresh(features) if state is None else state
         padding = ~over(features.mask)
         x = features.x.masked_fill(padding, 0)
-        content = self.content(x.flatten(0, 1)).unflatten(0, features.mask.shape)
+        content = self.attention.content(x.flatten(0, 1)).unflatten(0, features.mask.shape)
         states, maps = [], []
         steps = zip(x.unbind(1), content.unbind(1), features.mask.unbind(1), strict=True)
         for now, known, real in steps:
-            weights = self.weigh(self.score((known + self.query(state[0])).tanh()))
+            weights = self.weigh(self.attention(known, state[0]))
             seen = self.lstm.input(self.see(now, weights.to(now.dtype)))
             state = choose(real, self.lstm.step(seen, state), state)
             states.append(state[0].flatten(1))
@@ -86,8 +89,7 @@ class _AttentionLSTM(Stateful):
 
     def weigh(self, scores: Tensor) -> Tensor:
         """Weights of scores [B, 1, H, W], in float32 at least: their sum over places is 1."""
-        flat = scores.flatten(2).softmax(2, dtype=at_least_float32(scores))
-        return flat.view_as(scores)
+        return over_places(scores)
 
     def see(self, x: Tensor, weights: Tensor) -> Tensor:
         """What the LSTM reads of x [B, C, H, W]: the weighted map, or its sum over places."""
@@ -208,17 +210,3 @@ class ConvALSTM(_AttentionLSTM):
         """The weighted map [B, C, H, W]."""
         places = x.shape[-2:].numel()
         return super().see(x, weights * places if self.weights == "scaled" else weights)
-
-
-def _looked_at(inp: Shape, width: int | None) -> tuple[int, int]:
-    """Channels of the maps, and of the attention. Raises ValueError where there is no choice."""
-    if inp.height == inp.width == 1:
-        raise ValueError(
-            "chooses among the places of a map, but gets maps of 1x1; "
-            "take away the spatial_pool before it, or put lstm in its place"
-        )
-    channels = inp.require_channels()
-    width = channels if width is None else width
-    if width < 1:
-        raise ValueError(f"takes a width of 1 or more channels for its attention, but got {width}")
-    return channels, width

@@ -4,60 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from actionkit.aggregators.pooling import Last
-from actionkit.aggregators.stateful import State, Stateful, choose
-from actionkit.aggregators.steps import over
-from actionkit.contracts import Features, Shape, pack, unpack
-
-
-class Recurrence(nn.Module):
-    """One layer; its gates stand as i, f, g, o, as in torch's LSTM.
-
-    At start the weights of the state are orthogonal gate by gate, biases 0 but the forget gates' 1,
-    and peepholes, for maps of a size [H, W], 0.
-    """
-
-    def __init__(
-        self, channels: int, hidden: int, kernel: int, size: tuple[int, int] | None = None
-    ) -> None:
-        super().__init__()
-        if hidden < 1:
-            raise ValueError(f"takes 1 or more hidden channels, but got {hidden}")
-        self.input = same(channels, 4 * hidden, kernel)
-        self.state = same(hidden, 4 * hidden, kernel, bias=False)
-        self.peepholes = nn.Parameter(torch.zeros(3, hidden, *size)) if size else None
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draws the weights of the state, and sets biases; the input's weights are torch's."""
-        for gate in self.state.weight.chunk(4):
-            nn.init.orthogonal_(gate)
-        bias = torch.zeros(4, self.state.in_channels)
-        bias[1] = 1.0
-        self.input.bias = nn.Parameter(bias.flatten())
-
-    def forward(self, features: Features, state: State) -> tuple[Tensor, State]:
-        """The state h after each step [B, T, hidden, H, W], and h and c at the end."""
-        # no state is in the input's share, so that one convolution serves all real steps
-        shares = unpack(self.input(pack(features)), features).x
-        states = []
-        # the gradient of unbind is one stack, that of each index a tensor of all steps
-        for share, real in zip(shares.unbind(1), features.mask.unbind(1), strict=True):
-            state = choose(real, self.step(share, state), state)
-            states.append(state[0])
-        return torch.stack(states, 1), state
-
-    def step(self, share: Tensor, state: State) -> State:
-        """The next h and c [B, hidden, H, W], of the input's share [B, 4 hidden, H, W]."""
-        h, c = state
-        i, f, g, o = (share + self.state(h)).chunk(4, 1)
-        to_i, to_f, to_o = (None,) * 3 if self.peepholes is None else self.peepholes.unbind()
-        c = _seen(f, to_f, c).sigmoid() * c + _seen(i, to_i, c).sigmoid() * g.tanh()
-        return (_seen(o, to_o, c).sigmoid() * c.tanh()).to(h.dtype), c
+from actionkit.aggregators.stateful import Stateful
+from actionkit.contracts import Features, Shape
+from actionkit.layers.convlstm import ConvLSTMLayer
+from actionkit.layers.recurrence import State, zeros
+from actionkit.layers.steps import over
 
 
 class ConvLSTM(Stateful):
@@ -106,7 +60,7 @@ class ConvLSTM(Stateful):
             )
         self.hidden, size = hidden, _size(inp) if peepholes else None
         inputs = [inp.require_channels(), *[hidden] * (layers - 1)]
-        self.layers = nn.ModuleList(Recurrence(n, hidden, kernel, size) for n in inputs)
+        self.layers = nn.ModuleList(ConvLSTMLayer(n, hidden, kernel, size) for n in inputs)
         self.dropout = nn.Dropout(dropout)
         whole = inp._replace(channels=hidden)
         self.last = Last(whole) if to == "one" else None
@@ -132,10 +86,6 @@ class ConvLSTM(Stateful):
         return x.masked_fill(~over(features.mask), 0), tuple(end)
 
 
-def _seen(gate: Tensor, peephole: Tensor | None, c: Tensor) -> Tensor:
-    return gate if peephole is None else gate + peephole * c
-
-
 def _size(inp: Shape) -> tuple[int, int]:
     if inp.height is None or inp.width is None:
         raise ValueError(
@@ -144,24 +94,3 @@ def _size(inp: Shape) -> tuple[int, int]:
             "the transforms make frames of one size"
         )
     return inp.height, inp.width
-
-
-def same(channels: int, out: int, kernel: int, *, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps the size of maps. Raises ValueError for a kernel that cannot."""
-    if kernel < 1 or kernel % 2 == 0:
-        raise ValueError(
-            f"takes odd kernels, which keep the size of maps, but got {kernel}; "
-            f"set it to {max(kernel, 0) + 1}"
-        )
-    return nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=bias)
-
-
-def zeros(x: Tensor, hidden: int, size: torch.Size) -> State:
-    """A state h and c [B, hidden, H, W] for x [B, ...]; c, a sum, has float32 at least."""
-    h = x.new_zeros(len(x), hidden, *size)
-    return h, h.to(at_least_float32(x))
-
-
-def at_least_float32(x: Tensor) -> torch.dtype:
-    """The dtype of x, or float32 where that is narrower."""
-    return torch.promote_types(x.dtype, torch.float32)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from actionkit.aggregators.attention_pool import AttentionPool, require_heads
 from actionkit.aggregators.pooling import Mean
-from actionkit.aggregators.steps import rank
 from actionkit.contracts import Aggregator, Features, Shape
+from actionkit.layers.steps import rank
 
 POOLS = {"mean": Mean, "attention": AttentionPool}
 

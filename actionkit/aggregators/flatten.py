@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from actionkit.aggregators.steps import over
 from actionkit.contracts import Aggregator, Features, Shape
+from actionkit.layers.steps import over
 
 
 class Flatten(Aggregator):

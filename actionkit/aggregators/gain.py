@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from actionkit.aggregators.steps import over, ramp
 from actionkit.contracts import Aggregator, Features, Shape
+from actionkit.layers.steps import over, ramp
 
 
 class Gain(Aggregator):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from actionkit.aggregators.steps import over
 from actionkit.contracts import Aggregator, Features, Shape
+from actionkit.layers.steps import mean, over
 
 
 class SpatialPool(Aggregator):
@@ -51,10 +51,7 @@ class Mean(_TimePool):
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """The sum in at least float32, divided by the number of real steps."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        total = x.masked_fill(~over(mask), 0).sum(1, keepdim=True, dtype=wide)
-        count = mask.sum(1, keepdim=True).clamp(min=1)
-        return (total / over(count)).to(x.dtype)
+        return mean(x, mask)
 
 
 class Max(_TimePool):

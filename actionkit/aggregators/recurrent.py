@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from actionkit.aggregators.stateful import State, Stateful, choose
-from actionkit.aggregators.steps import at, real_first
+from actionkit.aggregators.stateful import Stateful
 from actionkit.contracts import Features, Shape
+from actionkit.layers.recurrence import State, choose
+from actionkit.layers.steps import at, real_first
 
 
 class _Recurrent(Stateful):

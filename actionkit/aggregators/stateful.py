@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from actionkit.contracts import Aggregator, Features
-
-State = tuple[Tensor, ...]  # each [B, ...]
+from actionkit.layers.recurrence import State, choose
 
 
 class Stateful(Aggregator):
@@ -71,9 +70,3 @@ class Stateful(Aggregator):
                 "the number of rows, or let extra['start'] be True at the first step of each"
             )
         return carried
-
-
-def choose(rows: Tensor, state: State, other: State) -> State:
-    """`state` in the rows [B] that are True, `other` elsewhere."""
-    pairs = zip(state, other, strict=True)
-    return tuple(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actionkit.aggregators.steps import at, real_first
 from actionkit.contracts import Aggregator, Features, Shape
+from actionkit.layers.steps import at, real_first
 
 
 class TCN(Aggregator):

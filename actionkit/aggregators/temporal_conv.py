@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import nn
 
-from actionkit.aggregators.steps import over
 from actionkit.aggregators.windows import count, cut, fill, fresh, require_window
 from actionkit.contracts import Aggregator, Features, Shape
+from actionkit.layers.steps import over
 
 
 class TemporalConv(Aggregator):

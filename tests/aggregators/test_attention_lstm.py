@@ -62,8 +62,8 @@ def one_clip(part, steps):
         mean = steps.mean((0, 2, 3) if summed else 0).view(1, 2, *h.shape[2:])
         h, c = conv(mean, part.start).tanh().split(6, 1)
     for x in steps.split(1):
-        query = conv(h, part.query).expand(1, -1, 4, 3)
-        scores = conv((conv(x, part.content) + query).tanh(), part.score)
+        query = conv(h, part.attention.queries[0]).expand(1, -1, 4, 3)
+        scores = conv((conv(x, part.attention.content) + query).tanh(), part.attention.score)
         maps.append(weigh(part, scores[0, 0]))
         seen = maps[-1] * x
         if getattr(part, "weights", "") == "scaled":
@@ -143,7 +143,7 @@ def test_to_one_is_the_state_after_the_last_real_step_and_keeps_all_weights(kind
 
 def even(part):
     with torch.no_grad():
-        part.score.weight.zero_()
+        part.attention.score.weight.zero_()
     return part
 
 
@@ -244,7 +244,7 @@ def test_videolstm_has_its_sizes():
     with torch.device("meta"):
         found = sizes(ConvALSTM(Shape(30, 512, 7, 7), hidden=512, initial="mean"))
     assert found["lstm"] == 18_876_416
-    assert found["content"] + found["query"] + found["score"] == 525_313
+    assert found["attention"] == 525_313
     assert found["start"] == 4_719_616
 
 
@@ -252,7 +252,7 @@ def test_soft_attention_has_its_sizes():
     with torch.device("meta"):
         found = sizes(ALSTM(Shape(30, 1024, 7, 7), hidden=512, initial="mean"))
     assert found["lstm"] == 3_147_776
-    assert found["content"] + found["query"] + found["score"] == 1_574_913
+    assert found["attention"] == 1_574_913
     assert found["start"] == 1_049_600
 
 

@@ -34,3 +34,11 @@ def ramp(mask: Tensor) -> Tensor:
 def over(steps: Tensor) -> Tensor:
     """[B, T] seen as [B, T, 1, 1, 1], to meet maps."""
     return steps[:, :, None, None, None]
+
+
+def mean(x: Tensor, mask: Tensor) -> Tensor:
+    """[B, 1, C, H, W], of the real steps of x [B, T, C, H, W]; 0 where none is real."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    total = x.masked_fill(~over(mask), 0).sum(1, keepdim=True, dtype=wide)
+    count = mask.sum(1, keepdim=True).clamp(min=1)
+    return (total / over(count)).to(x.dtype)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from actionkit.aggregators.steps import at, ramp, rank, real_first
+from actionkit.layers.steps import at, ramp, rank, real_first
 
 MASK = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
 
