@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from actionkit.contracts import Clip, Features, Fits, Fusion, Head, Joint, Output, Part
+from actionkit.errors import RunError
 
 SCORES = "scores"  # the name of a chain's only head, and of what the whole network says
 
@@ -217,6 +219,35 @@ def freeze_beyond(network: Network, outputs: Iterable[str]) -> None:
     for part in _joined(paths.values()):
         if part not in reached:
             freeze(network, part, [part])
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass; what is behind the part that was reached is not run."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def reach(part: nn.Module, run: Callable[[], object], *, through: bool) -> Any:
+    """What a part is given when `run` first calls it, or with `through` what it then gives.
+
+    Nothing behind it is run. Raises RunError where `run` never calls it.
+    """
+
+    def given(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        raise _ReachedError(inputs[0])
+
+    def left(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        raise _ReachedError(output)
+
+    hook = part.register_forward_hook(left) if through else part.register_forward_pre_hook(given)
+    try:
+        run()
+    except _ReachedError as reached:
+        return reached.value
+    finally:
+        hook.remove()
+    raise RunError("the part whose features are wanted is never run in this network")
 
 
 def load_weights(part: nn.Module, file: str) -> tuple[list[str], list[str], list[str]]:

@@ -13,7 +13,7 @@ from actionkit.contracts import Features, Shape
 from actionkit.layers.attention import AdditiveAttention, over_places, require_places
 from actionkit.layers.convlstm import ConvLSTMLayer
 from actionkit.layers.convolution import same
-from actionkit.layers.recurrence import State, at_least_float32, choose, zeros
+from actionkit.layers.recurrence import State, at_least_float32, choose, steps_of, zeros
 from actionkit.layers.steps import mean, over
 
 
@@ -77,7 +77,7 @@ class _AttentionLSTM(Stateful):
         x = features.x.masked_fill(padding, 0)
         content = self.attention.content(x.flatten(0, 1)).unflatten(0, features.mask.shape)
         states, maps = [], []
-        steps = zip(x.unbind(1), content.unbind(1), features.mask.unbind(1), strict=True)
+        steps = zip(x.unbind(1), content.unbind(1), steps_of(features.mask), strict=True)
         for now, known, real in steps:
             weights = self.weigh(self.attention(known, state[0]))
             seen = self.lstm.input(self.see(now, weights.to(now.dtype)))

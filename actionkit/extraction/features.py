@@ -25,6 +25,7 @@ from actionkit.data.stores.features import KIND, Line, Writer
 from actionkit.data.stores.folder import Failure, Store
 from actionkit.errors import RunError, TooManyBadClipsError
 from actionkit.files import megabytes, remove_unfinished
+from actionkit.network import reach
 from actionkit.prediction import Batches
 from actionkit.run import make_trainer, restore
 from actionkit.tasks.recognition import Recognition
@@ -208,13 +209,6 @@ def _ids(line: Line) -> list[str]:
     return [name for name, _ in line.pieces] + [failure.name for failure in line.failures]
 
 
-class _ReachedError(Exception):
-    """Ends a forward pass at the part whose features are wanted; what is behind it is not run."""
-
-    def __init__(self, left: Features | dict[str, Features]) -> None:
-        self.left = left
-
-
 class Extraction(lightning.LightningModule):
     """Runs a task's network as far as one part, and stores what leaves that, batch by batch."""
 
@@ -224,7 +218,7 @@ class Extraction(lightning.LightningModule):
         super().__init__()
         self.task, self.name = task, name  # name: of a joint's stream
         self.writer, self.console = writer, console
-        part.register_forward_hook(_leave)
+        self.part = part
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[str]:
         """Adds a batch to the store. Returns its ids."""
@@ -252,16 +246,8 @@ class Extraction(lightning.LightningModule):
 
     def _leaving(self, batch: Batch) -> Features:
         """What leaves the part: x [B*V, T, C, H, W] and mask [B*V, T]."""
-        try:
-            self.task(batch)
-        except _ReachedError as reached:
-            left = reached.left
-            return left[self.name] if isinstance(left, dict) else left
-        raise RunError("the part whose features are wanted is never run in this network")
-
-
-def _leave(_part: nn.Module, _inputs: Any, left: Features | dict[str, Features]) -> None:
-    raise _ReachedError(left)
+        left = reach(self.part, lambda: self.task(batch), through=True)
+        return left[self.name] if isinstance(left, dict) else left
 
 
 # -------------------------------------------------------------------------------------- bad clips

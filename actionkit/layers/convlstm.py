@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from actionkit.contracts import Features, pack, unpack
 from actionkit.layers.convolution import same
-from actionkit.layers.recurrence import State, choose
+from actionkit.layers.recurrence import State, choose, steps_of
 
 
 class ConvLSTMLayer(nn.Module):
@@ -43,7 +43,7 @@ class ConvLSTMLayer(nn.Module):
         shares = unpack(self.input(pack(features)), features).x
         states = []
         # the gradient of unbind is one stack, that of each index a tensor of all steps
-        for share, real in zip(shares.unbind(1), features.mask.unbind(1), strict=True):
+        for share, real in zip(shares.unbind(1), steps_of(features.mask), strict=True):
             state = choose(real, self.step(share, state), state)
             states.append(state[0])
         return torch.stack(states, 1), state

@@ -8,8 +8,20 @@ from torch import Tensor
 State = tuple[Tensor, ...]  # each [B, ...]
 
 
-def choose(rows: Tensor, state: State, other: State) -> State:
-    """`state` in the rows [B] that are True, `other` elsewhere."""
+def steps_of(mask: Tensor) -> list[Tensor | None]:
+    """For each step of mask [B, T] the rows [B] that are real, or None where every step of all is.
+
+    An exported network cannot choose, and always has the rows.
+    """
+    if not torch.compiler.is_exporting() and bool(mask.all()):
+        return [None] * mask.shape[1]
+    return list(mask.unbind(1))
+
+
+def choose(rows: Tensor | None, state: State, other: State) -> State:
+    """`state` in the rows [B] that are True, `other` elsewhere; None = all are."""
+    if rows is None:
+        return state
     pairs = zip(state, other, strict=True)
     return tuple(torch.where(rows.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in pairs)
 

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from actionkit.contracts import Batch, Features, Fitting
 from actionkit.data.loader import Loader
 from actionkit.errors import RunError
+from actionkit.network import reach
 from actionkit.training.bad_clips import BadClips
 from actionkit.training.checkpoints import read
 from actionkit.training.ranks import of_rank_zero
@@ -93,7 +94,7 @@ class Fitter(lightning.Callback):
                 self.bad.add("train", batch.bad, trainer.print, UNREAD)
                 if not batch.clips:
                     continue
-                features = _caught(trainer, task, part, batch)
+                features = _given(trainer, task, part, batch)
                 records = [dataset[i] for i in batch.index.tolist()]
                 groups = [record.group or record.id for record in records]
                 yield _by_view(features, _target(batch, heads), groups)
@@ -127,30 +128,15 @@ class Captured:
             self._kept = kept
 
 
-class _CaughtError(Exception):
-    """The network need not be run further."""
-
-
-def _caught(
+def _given(
     trainer: Any, task: Any, part: nn.Module, batch: Batch
 ) -> Features | dict[str, Features]:
     """A part's input, when it is first called, on the CPU."""
-    found: list[Any] = []
-
-    def catch(_: nn.Module, given: tuple[Any, ...]) -> None:
-        # copied, since a view would keep more in memory than what it shows
-        found.append(pytree.tree_map_only(Tensor, lambda x: x.to("cpu", copy=True), given[0]))
-        raise _CaughtError
-
-    hook = part.register_forward_pre_hook(catch)
-    try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            task(task.transfer_batch_to_device(batch, task.device, 0))
-    except _CaughtError:
-        pass
-    finally:
-        hook.remove()
-    return found[0]
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        on_device = task.transfer_batch_to_device(batch, task.device, 0)
+        found = reach(part, lambda: task(on_device), through=False)
+    # copied, since a view would keep more in memory than what it shows
+    return pytree.tree_map_only(Tensor, lambda x: x.to("cpu", copy=True), found)
 
 
 def _target(batch: Batch, heads: set[str]) -> Tensor | dict[str, Tensor]:
