@@ -7,7 +7,24 @@ pytestmark = pytest.mark.slow
 CHANCE = pytest.approx(1 / 6, abs=0.1)
 
 
-@pytest.mark.parametrize("recipe", ["gru", "bilstm", "convlstm", "encoder", "tcn"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "baccouche",
+        "bilstm",
+        "convlstm",
+        "encoder",
+        "gru",
+        "gru_rcn",
+        "hard_attention",
+        "non_local",
+        "skip",
+        "soft_attention",
+        "stn",
+        "tcn",
+        "tsm",
+    ],
+)
 def test_knows_the_order_of_events(tmp_path, recipe):
     assert top1(tmp_path, recipe) >= 0.9
 
@@ -20,6 +37,11 @@ def test_a_pool_in_the_place_of_the_encoder_is_at_chance(tmp_path, pool):
 
 def test_an_encoder_without_positions_is_at_chance(tmp_path):
     assert top1(tmp_path, "encoder", "model.streams.rgb.aggregate.2.positions=none") == CHANCE
+
+
+def test_without_the_shift_tsm_is_at_chance(tmp_path):
+    plain = "model.streams.rgb.backbone={use: timm, arch: test_resnet}"
+    assert top1(tmp_path, "tsm", plain) == CHANCE
 
 
 @pytest.mark.parametrize("recipe", ["snippets_conv", "snippets_late"])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from actionkit import registry, schema
-from actionkit.contracts import Backbone, Make, Part, Shape
+from actionkit.contracts import Backbone, Joint, Make, Part, Shape
 from actionkit.grammar import Node
 from actionkit.network import Parts, load_weights
 from actionkit.recipe import Problem
@@ -135,7 +135,7 @@ class Components:
     def _freeze(self, node: Node, part: nn.Module, stages: bool | int) -> None:
         if stages is True:
             self.frozen.append((part, [part]))
-        elif not isinstance(part, Backbone):
+        elif not isinstance(part, Backbone | Joint):
             self.note(node, f"'{node.use}' has no stages to count; write true", "freeze")
         elif not 0 < stages <= len(part.stages()):
             count = len(part.stages())

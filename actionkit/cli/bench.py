@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from actionkit.bench.parts import Worker
 
 bench = typer.Typer(
-    help="Measures speed, as ratios: readers, loader, flow, augmentation, a recipe's steps.\n\n"
+    help="Measures speed, as ratios: readers, loader, flow, augmentation, parts, a recipe's steps."
+    "\n\n"
     "All variants run in turn in every round, behind a warm-up; medians of processor time on one "
     "thread are compared, and what differs by less than 15 % is equal (=).",
     no_args_is_help=True,
@@ -124,6 +125,21 @@ def augment(rounds: Rounds = 5, json_: Json = False) -> None:
     with progress("augmentation") as bar, one_thread():
         bar.expect(room.MEASUREMENTS * (rounds + 1))
         found = room.augment(rounds, bar.tick)
+    _show(found, json_, [])
+
+
+@bench.command()
+def model(rounds: Rounds = 5, json_: Json = False) -> None:
+    """Compares recurrent parts and the temporal shift with the plain way of writing them.
+
+    Each runs forward and backward, on one core.
+    """
+    from actionkit.bench import model as room
+    from actionkit.bench.clock import one_thread
+
+    with progress("parts that look at time") as bar, one_thread():
+        bar.expect(room.MEASUREMENTS * (rounds + 1))
+        found = room.model(rounds, bar.tick)
     _show(found, json_, [])
 
 

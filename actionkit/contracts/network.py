@@ -156,6 +156,10 @@ class Joint(nn.Module, ABC):
     def forward(self, inputs: dict[str, Features]) -> dict[str, Features]:
         """Maps the streams' features to those of the names in `out`."""
 
+    def stages(self) -> list[nn.Module]:
+        """As of a Backbone, for `freeze: N`."""
+        return list(self.children())
+
 
 class Fitting(NamedTuple):
     """A batch to fit on: what the part is given in evaluation, and what is known of its clips."""

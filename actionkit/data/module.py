@@ -120,7 +120,7 @@ class DataModule(lightning.LightningDataModule):
         rank, world = self._place()
         views = min(stage.sampler.views or limit, limit)
         copies = math.prod(transform.copies for transform in stage.per_batch)
-        own = max(1, self.batch // world // views // copies)
+        own = max(1, self.batch // world // self._accumulate() // views // copies)
         return self._loader(clips, InTurn(self._parts(dataset), own, rank=rank, world=world))
 
     def _parts(self, dataset: Dataset) -> list[int]:

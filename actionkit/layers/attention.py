@@ -45,5 +45,5 @@ def require_places(inp: Shape) -> None:
     if inp.height == inp.width == 1:
         raise ValueError(
             "chooses among the places of a map, but gets maps of 1x1; "
-            "take away the spatial_pool before it, or put lstm in its place"
+            "take away the spatial_pool before it"
         )

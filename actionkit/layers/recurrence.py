@@ -11,9 +11,9 @@ State = tuple[Tensor, ...]  # each [B, ...]
 def steps_of(mask: Tensor) -> list[Tensor | None]:
     """For each step of mask [B, T] the rows [B] that are real, or None where every step of all is.
 
-    An exported network cannot choose, and always has the rows.
+    A compiled or exported network cannot choose, and always has the rows.
     """
-    if not torch.compiler.is_exporting() and bool(mask.all()):
+    if not torch.compiler.is_compiling() and bool(mask.all()):
         return [None] * mask.shape[1]
     return list(mask.unbind(1))
 

@@ -93,6 +93,8 @@ class Bench:
             for first, second in PAIRS:
                 yield {first: shape, second: shape}
                 yield {first: shape, second: shape._replace(steps=4 * (shape.steps or 1))}
+        if issubclass(self.subject.component, Joint):  # one that takes a stream apart
+            yield from ({ONE: shape} for shape in toy.shapes())
 
 
 def outs(part: nn.Module) -> Shapes:

@@ -51,7 +51,7 @@ def no_inplace(subject: Subject) -> None:
     """Scores, target and mask stay as they are."""
     given = {"scores": _scores(), "target": _target(subject), "mask": _mask()}
     before = {name: (tensor.clone(), tensor._version) for name, tensor in given.items()}
-    features = Features(given["scores"], given["mask"])
+    features = _features(given["scores"], given["mask"])
     loss = subject.make()
     loss(features, given["target"], given["mask"])
     loss.probabilities(features)
@@ -88,10 +88,16 @@ def probabilities(subject: Subject) -> None:
 def _run(subject: Subject, scores: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The loss and its gradient by the scores."""
     x = scores.clone().requires_grad_()
-    value = subject.make()(Features(x, mask), target, mask)
+    value = subject.make()(_features(x, mask), target, mask)
     value.backward()
     require(x.grad is not None, "no gradient reaches the logits")
     return value.detach(), x.grad if x.grad is not None else torch.zeros_like(x)
+
+
+def _features(scores: Tensor, mask: Tensor) -> Features:
+    """With choices too, for losses that reward them."""
+    chosen = torch.linspace(-2, 0, mask.numel()).view_as(mask) * mask
+    return Features(scores, mask, log_prob=chosen)
 
 
 def _scores() -> Tensor:
@@ -112,7 +118,7 @@ def _target(subject: Subject) -> Tensor:
     kinds = (torch.arange(BATCH), torch.eye(len(CLASSES))[:BATCH])
     for target in kinds:
         try:
-            subject.make()(Features(_scores(), _mask()), target, _mask())
+            subject.make()(_features(_scores(), _mask()), target, _mask())
         except (ValueError, RuntimeError, IndexError, TypeError):
             continue
         return target

@@ -81,6 +81,8 @@ def extra_fields_pass(subject: Subject) -> None:
     own, inputs = bench.run(part, bare), _with_fields(bare)
     results = bench.run(part, inputs)
     expected = inputs if isinstance(part, Joint) else {next(iter(results)): _merged(bench, inputs)}
+    if isinstance(part, Joint) and len(inputs) == 1:  # its first result stands for the stream
+        expected = dict(zip(results, inputs.values(), strict=False))
     shared = [name for name in results if name in expected]
     require(shared, f"of the streams {list(expected)} none leaves by its name")
     for name in shared:

@@ -1,4 +1,5 @@
 import itertools
+import math
 import pickle
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from actionkit.aggregators.attention_lstm import ALSTM, ConvALSTM
 from actionkit.aggregators.convlstm import ConvLSTM
 from actionkit.contracts import Features, Shape
+from actionkit.layers.attention import AdditiveAttention
 
 MASKS = {
     "prefix": [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]],
@@ -19,6 +21,8 @@ MASKS = {
 VARIANTS = [
     (ALSTM, {}),
     (ALSTM, {"initial": "mean", "width": 7}),
+    (ALSTM, {"initial": "mean", "layers": 3}),
+    (ALSTM, {"by": "state", "layers": 2}),
     (ConvALSTM, {}),
     (ConvALSTM, {"initial": "mean", "kernel": 1, "width": 7}),
     (ConvALSTM, {"weights": "scaled", "attention_kernel": 3}),
@@ -54,26 +58,40 @@ def weigh(part, scores):
     return scores.exp() / scores.exp().sum()
 
 
-def one_clip(part, steps):
-    """States and weights of one clip's real steps [N, C, 4, 3], in a loop."""
+def score(part, x, h):
+    """Scores [4, 3] of a step [1, C, 4, 3] with the state before it."""
+    if not isinstance(part.attention, AdditiveAttention):
+        return (part.attention.score.weight @ h.flatten()).view(4, 3)
+    query = conv(h, part.attention.queries[0]).expand(1, -1, 4, 3)
+    return conv((conv(x, part.attention.content) + query).tanh(), part.attention.score)[0, 0]
+
+
+def one_clip(part, steps, read=lambda t, weights: weights):
+    """States and weights of one clip's real steps [N, C, 4, 3], in a loop.
+
+    `read` says by what a step's map is read, the weights or another.
+    """
     summed, states, maps = isinstance(part, ALSTM), [], []
-    h = c = torch.zeros(1, 6, *((1, 1) if summed else (4, 3)), dtype=torch.float64)
+    layers = [part.lstm, *part.above]
+    zero = torch.zeros(1, 6, *((1, 1) if summed else (4, 3)), dtype=torch.float64)
+    state = [zero] * 2 * len(layers)  # h and c of each layer in turn
     if part.start is not None:
-        mean = steps.mean((0, 2, 3) if summed else 0).view(1, 2, *h.shape[2:])
-        h, c = conv(mean, part.start).tanh().split(6, 1)
-    for x in steps.split(1):
-        query = conv(h, part.attention.queries[0]).expand(1, -1, 4, 3)
-        scores = conv((conv(x, part.attention.content) + query).tanh(), part.attention.score)
-        maps.append(weigh(part, scores[0, 0]))
-        seen = maps[-1] * x
+        mean = steps.mean((0, 2, 3) if summed else 0).view(1, 2, *zero.shape[2:])
+        state = list(conv(mean, part.start).tanh().split(6, 1))
+    for t, x in enumerate(steps.split(1)):
+        maps.append(weigh(part, score(part, x, state[-2])))
+        seen = read(t, maps[-1]) * x
         if getattr(part, "weights", "") == "scaled":
             seen = 12 * seen
         if summed:
             seen = seen.sum((2, 3), keepdim=True)
-        i, f, g, o = (conv(seen, part.lstm.input) + conv(h, part.lstm.state)).split(6, 1)
-        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        states.append(h)
+        for n, layer in enumerate(layers):
+            h, c = state[2 * n : 2 * n + 2]
+            i, f, g, o = (conv(seen, layer.input) + conv(h, layer.state)).split(6, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            seen = o.sigmoid() * c.tanh()
+            state[2 * n : 2 * n + 2] = seen, c
+        states.append(seen)
     return states, maps
 
 
@@ -256,6 +274,77 @@ def test_soft_attention_has_its_sizes():
     assert found["start"] == 1_049_600
 
 
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4])  # even maps, others, and ones of a single place
+def test_entropy_is_that_of_the_real_steps_maps(size):
+    part, features = build(ALSTM), sequence(MASKS["any"])
+    with torch.no_grad():
+        part.attention.score.weight.mul_(size)
+    maps = naive(part, features.x, features.mask)[1][features.mask]
+    wanted = -sum(w * math.log(w) for w in maps.flatten().tolist() if w > 0) / len(maps)
+    found = part(features).extra["attention_entropy"]
+    assert found.shape == ()
+    assert not found.requires_grad
+    assert found.item() == pytest.approx(wanted, abs=1e-10)
+    if not size:
+        assert found.item() == pytest.approx(math.log(12))
+
+
+def test_entropy_joins_what_is_there_and_is_0_without_real_steps():
+    features = sequence(MASKS["none"])._replace(extra={"note": torch.tensor(2.0)})
+    extra = build(ALSTM)(features).extra
+    assert extra["note"].item() == 2
+    assert extra["attention_entropy"].item() == 0
+
+
+@pytest.mark.parametrize("by", ["content", "state"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_balance_adds_the_published_penalty_of_clips_with_a_real_step(mask, by):
+    features = sequence(MASKS[mask])._replace(penalty=torch.tensor(2.0, dtype=torch.float64))
+    part = build(ALSTM, balance=0.3, by=by)
+    found, maps = part(features).penalty, naive(part, features.x, features.mask)[1]
+    each = [
+        sum((1 - maps[b, :, 0, i, j].sum()) ** 2 for i in range(4) for j in range(3))
+        for b in range(3)
+        if features.mask[b].any()
+    ]
+    wanted = 2 + 0.3 * sum(each) / max(len(each), 1)
+    torch.testing.assert_close(found, torch.as_tensor(wanted).double(), rtol=0, atol=1e-10)
+    with torch.no_grad():
+        part.attention.score.weight.zero_()
+    if mask == "all":  # even maps have the least that 5 steps over 12 places can
+        assert part(features).penalty.item() - 2 == pytest.approx(0.3 * 12 * (1 - 5 / 12) ** 2)
+
+
+def test_balance_spreads_the_maps_over_the_places():
+    part, features = build(ALSTM, balance=1.0, by="state", initial="mean"), sequence(MASKS["all"])
+    with torch.no_grad():
+        part.attention.score.weight.mul_(9)
+    optimizer = torch.optim.Adam(part.attention.parameters(), 0.1)
+    penalties = []
+    for _ in range(30):
+        penalties.append(part(features).penalty)
+        optimizer.zero_grad()
+        penalties[-1].backward()
+        optimizer.step()
+    assert penalties[-1] < 0.8 * penalties[0]
+
+
+def test_without_balance_no_penalty_is_made():
+    part = build(ALSTM)
+    assert part(sequence(MASKS["any"])).penalty is None
+
+
+def test_by_state_knows_nothing_of_the_step_that_it_weighs():
+    features = sequence(MASKS["all"])
+    changed = features.x.clone()
+    changed[:, 2] += torch.randn(3, 2, 4, 3, dtype=torch.float64)
+    for by in ("state", "content"):
+        part = build(ALSTM, by=by)
+        before, after = part(features).attention, part(features._replace(x=changed)).attention
+        assert torch.equal(before[:, 2], after[:, 2]) == (by == "state")
+        assert not torch.equal(before[:, 3], after[:, 3])
+
+
 def test_parameters_are_as_written():
     part = ConvALSTM(INP, hidden=6, kernel=5, width=7, attention_kernel=3, initial="mean")
     c, h, a, k, q = 2, 6, 7, 5, 3
@@ -265,6 +354,9 @@ def test_parameters_are_as_written():
     part = ALSTM(INP, hidden=6, width=7, initial="mean")
     lstm, attention = 4 * h * (c + h) + 4 * h, a * (c + h) + 2 * a + 1
     assert sum(p.numel() for p in part.parameters()) == lstm + attention + 2 * h * (c + 1)
+    part = ALSTM(INP, hidden=6, layers=3, by="state", initial="mean")
+    lstms, start = lstm + 2 * (8 * h**2 + 4 * h), 2 * 3 * h * (c + 1)
+    assert sum(p.numel() for p in part.parameters()) == lstms + 12 * h + start
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -330,3 +422,17 @@ def test_refuses(kind, inp, options, sentence):
 def test_refuses_even_kernels(option):
     with pytest.raises(ValueError, match=r"odd kernels.* but got 2; set it to 3"):
         ConvALSTM(INP, hidden=6, **{option: 2})
+
+
+@pytest.mark.parametrize(
+    ("inp", "options", "sentence"),
+    [
+        (INP, {"layers": 0}, "1 or more layers, but got 0"),
+        (INP, {"balance": -1.0}, "balance of 0 or more, but got -1.0"),
+        (INP, {"by": "state", "width": 7}, "width 7.* leave width out, or set by to content"),
+        (Shape(5, 2, None, 3), {"by": "state"}, r"maps of \?x3; set by to content"),
+    ],
+)
+def test_alstm_refuses(inp, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ALSTM(inp, hidden=6, **options)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
 from actionkit.contracts import Clip, Shape, Transform
 from actionkit.data.transforms.dis import DISFlow
 from actionkit.data.transforms.fields import find
+from actionkit.data.transforms.gray import as_gray, require_pictures
 from actionkit.data.transforms.kinds import quantize_flow
 from actionkit.data.transforms.modalities import require_free, snippets
 
@@ -69,11 +68,7 @@ class GrayGradientsFlow(Transform):
         rest = {name: shape for name, shape in shapes.items() if name != self.source}
         require_free(rest, ADDED)
         snippets(inp.steps, self.length, "length")
-        if inp.channels not in (1, 3, None):
-            raise ValueError(
-                f"takes frames of 1 or 3 channels, but {self.source!r} has {inp.channels}; put it "
-                "before what stacks them"
-            )
+        require_pictures(inp, self.source)
         flow = self.flow.out({"gray": inp._replace(channels=1)})
         gradients = inp._replace(channels=2)
         return {**rest, "gray": flow["gray"], "gradients": gradients, "flow": flow["flow"]}
@@ -82,21 +77,11 @@ class GrayGradientsFlow(Transform):
         """Computes all maps; nothing is random."""
         source = clips[self.source]
         rest = {name: clip for name, clip in clips.items() if name != self.source}
-        gray = source._replace(x=_gray(source.x), kind="gray")
+        gray = as_gray(source)
         slopes = quantize_flow(_gradients(gray.x), self.gradient_bound)
         gradients = source._replace(x=slopes, kind="flow")
         flow = self.flow.apply({"gray": gray}, draws)["flow"]
         return {**rest, "gray": gray, "gradients": gradients, "flow": flow}
-
-
-def _gray(x: Tensor) -> Tensor:
-    """Frames [..., 3 or 1, H, W] uint8 as [..., 1, H, W] uint8."""
-    if x.shape[-3] == 1:
-        return x
-    height, width = x.shape[-2:]
-    rows = np.ascontiguousarray(x.movedim(-3, -1).numpy()).reshape(-1, width, 3)
-    gray = torch.from_numpy(cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY))
-    return gray.view(*x.shape[:-3], 1, height, width)
 
 
 def _gradients(gray: Tensor) -> Tensor:
