@@ -1,5 +1,7 @@
 """What the recipes that model time reach where only the order of events tells the classes apart."""
 
+import csv
+
 import pytest
 from test_learning_order import cache, top1  # noqa: F401  a fixture for all tests here
 
@@ -18,7 +20,6 @@ CHANCE = pytest.approx(1 / 6, abs=0.1)
         "gru_rcn",
         "hard_attention",
         "non_local",
-        "skip",
         "soft_attention",
         "stn",
         "tcn",
@@ -37,6 +38,13 @@ def test_a_pool_in_the_place_of_the_encoder_is_at_chance(tmp_path, pool):
 
 def test_an_encoder_without_positions_is_at_chance(tmp_path):
     assert top1(tmp_path, "encoder", "model.streams.rgb.aggregate.2.positions=none") == CHANCE
+
+
+def test_skips_steps_and_still_knows_the_order(tmp_path):
+    assert top1(tmp_path, "skip") >= 0.9
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        used = [row["val/updates"] for row in csv.DictReader(file) if row["val/updates"]]
+    assert float(used[-1]) <= 0.7
 
 
 def test_without_the_shift_tsm_is_at_chance(tmp_path):

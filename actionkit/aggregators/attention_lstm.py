@@ -89,7 +89,7 @@ class _AttentionLSTM(Stateful):
         padding = ~over(features.mask)
         x = features.x.masked_fill(padding, 0)
         content = self.attention.content(x.flatten(0, 1)).unflatten(0, features.mask.shape)
-        soft, found = self.softly(x), list[Tensor]()
+        soft, found = self.softly(x), []
         steps = zip(x.unbind(1), content.unbind(1), steps_of(features.mask), strict=True)
         for now, known, real in steps:
             weights = self.weigh(self.attention(known, state[-2]))
@@ -100,7 +100,7 @@ class _AttentionLSTM(Stateful):
 
     def step(self, seen: Tensor, state: State) -> State:
         """The next h and c of each layer; each reads the h of the one below it."""
-        end = list[Tensor]()
+        end: list[Tensor] = []
         for number, layer in enumerate([self.lstm, *self.above]):
             own = layer.step(layer.input(seen), state[2 * number : 2 * number + 2])
             seen = own[0]

@@ -85,7 +85,7 @@ class ConvGRU(Stateful):
                 "set bidirectional to false, or leave extra['start'] out"
             )
         state = self.fresh(features) if state is None else state
-        x, end = features.x, list[Tensor]()
+        x, end = features.x, []
         for number, layer in enumerate(self.layers):
             here = features._replace(x=self.dropout(x) if number else x)
             x, own = layer(here, state[number : number + 1])

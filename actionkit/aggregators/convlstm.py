@@ -78,7 +78,7 @@ class ConvLSTM(Stateful):
     def read(self, features: Features, state: State | None) -> tuple[Tensor, State]:
         """The last layer's h after each real step [B, T, hidden, H, W], 0 at padded ones."""
         state = self.fresh(features) if state is None else state
-        x, end = features.x, list[Tensor]()
+        x, end = features.x, []
         for number, layer in enumerate(self.layers):
             x = self.dropout(x) if number else x
             x, own = layer(features._replace(x=x), state[2 * number : 2 * number + 2])

@@ -64,7 +64,8 @@ class Recognition(lightning.LightningModule):
         self.results: Results | None = None  # of the last evaluation
         self._tallies: dict[str, Tally] = {}
         self._bad: dict[str, Bad] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # of losses, (value times count, count)
+        self._extras: dict[str, Tensor] = {}  # the same of what parts note
 
     def forward(self, batch: Batch) -> Output:
         """Scores of a batch as the loader gives it, as in evaluation."""
@@ -205,7 +206,7 @@ class Recognition(lightning.LightningModule):
             self._require_fitted(self.system.metrics)
         waiting = self._waiting()
         self._tallies = {name: Tally() for name in self.system.metrics if name not in waiting}
-        self._bad, self._sums = {}, {}
+        self._bad, self._sums, self._extras = {}, {}, {}
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
@@ -240,8 +241,10 @@ class Recognition(lightning.LightningModule):
         if output is None:
             return
         for name, (value, count) in self._losses(output, batch).items():
-            self._add(name, value, count)
-        self._add(PENALTY, _penalty(output), len(batch.id))
+            _add(self._sums, name, value, count)
+        _add(self._sums, PENALTY, _penalty(output), len(batch.id))
+        for name, value in _scalars(output).items():
+            _add(self._extras, name, value, len(batch.id))
 
     def _score(self, batch: Batch) -> Output | None:
         """Nothing here waits for other ranks: they have other numbers of batches."""
@@ -254,11 +257,6 @@ class Recognition(lightning.LightningModule):
             scores = self.protocol.view_scores(output[name], loss)  # type: ignore[arg-type]
             tally.add(batch.id, scores, output[name].mask.any(-1), self._target(batch, name))
         return output
-
-    def _add(self, name: str, value: Tensor | float, count: Tensor | int) -> None:
-        """Adds the mean of a batch to the sum (value, count) of the split."""
-        pair = torch.tensor([float(value) * int(count), int(count)], dtype=torch.float64)
-        self._sums[name] = self._sums.get(name, torch.zeros(2)) + pair
 
     def _gather(self) -> Results:
         """Scores and targets over all videos and ranks."""
@@ -287,20 +285,33 @@ class Recognition(lightning.LightningModule):
         self.results = results
 
     def _log_mean_loss(self, stage: str) -> None:
-        """The mean losses over the steps of all batches and ranks."""
-        sums: dict[str, Tensor] = {}
-        for part in of_all_ranks(self._sums):
-            for name, pair in part.items():
-                sums[name] = sums.get(name, torch.zeros(2)) + pair
-        means = {name: (s[0] / s[1].clamp(min=1)).float() for name, s in sums.items()}
+        """The mean losses over the steps of all batches and ranks, and what parts note."""
+        means = _means(self._sums)
         if means:  # else no video could be read
             penalty = means.pop(PENALTY)
             self._log_loss(stage, means, penalty)
+        for name, value in _means(self._extras).items():
+            self.log(f"{stage}/{name}", value)
 
 
 def labelled(target: Tensor) -> Tensor:
     """Which clips have a label, [B] bool: in class numbers [B] -1 is none, in [B, K] NaN is."""
     return target >= 0 if target.ndim == 1 else ~target.isnan().any(-1)
+
+
+def _add(sums: dict[str, Tensor], name: str, value: Tensor | float, count: Tensor | int) -> None:
+    """Adds the mean of a batch to the sum (value, count) of the split."""
+    pair = torch.tensor([float(value) * int(count), int(count)], dtype=torch.float64)
+    sums[name] = sums.get(name, torch.zeros(2)) + pair
+
+
+def _means(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of the sums of all ranks."""
+    sums: dict[str, Tensor] = {}
+    for part in of_all_ranks(own):
+        for name, pair in part.items():
+            sums[name] = sums.get(name, torch.zeros(2)) + pair
+    return {name: (s[0] / s[1].clamp(min=1)).float() for name, s in sums.items()}
 
 
 def _share(count: Tensor) -> Tensor | float:

@@ -100,6 +100,8 @@ test_conformance = conformance(
         "raft_flow": {"length": 1, "name": "motion", "weights": RAFT, "updates": 1},
         "rgb_diff": {"length": 3},
         "stn": {"smooth": 0.5},
+        "skip_gru": {"hidden": 5, "budget": 0.1},
+        "skip_lstm": {"hidden": 5, "layers": 2},
         "short_side_scale": {"size": 16},
         "tvl1_flow": {"length": 3, "name": "motion"},
         "flow_stack": {"length": 4},

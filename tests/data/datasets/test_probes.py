@@ -174,7 +174,7 @@ def test_splits_have_scenes_of_their_own_and_test_is_val(clips):
     ("options", "sentence"),
     [
         ({"split": "dev"}, "has the splits train, val, test, but not 'dev'"),
-        ({"kind": "colour"}, "has the kinds appearance_motion, order, but not 'colour'"),
+        ({"kind": "colour"}, "has the kinds appearance_motion, order, actor, but not 'colour'"),
         ({"train_scenes": 0}, "needs at least 1 scene per split, but gets train_scenes 0"),
         ({"size": 63}, "needs an even size of at least 32 pixels, but gets 63"),
         ({"size": 16}, "needs an even size of at least 32 pixels, but gets 16"),

@@ -1,7 +1,8 @@
 """Probes: small embedded videos, each kind of which only one ability of a network can solve.
 
 A kind is a module of this folder with CLASSES, FPS and `render(rng, size)`, which yields, for one
-scene, every class with its pictures. Everything else is shared.
+scene, every class with its pictures. It may have `boxes(rng, size)`, where something is to be found
+in the scene of these random numbers, as records hold it. Everything else is shared.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from rich.console import Console
 from rich.progress import track
 
 from actionkit.contracts import Dataset, Record
-from actionkit.data.datasets.probes import appearance_motion, order
+from actionkit.data.datasets.probes import actor, appearance_motion, order
 from actionkit.data.datasets.probes.video import write
 
-KINDS: dict[str, ModuleType] = {"appearance_motion": appearance_motion, "order": order}
+KINDS: dict[str, ModuleType] = {
+    "appearance_motion": appearance_motion,
+    "order": order,
+    "actor": actor,
+}
 SPLITS = {"train": "train", "val": "val", "test": "val"}  # split -> the scenes it takes
 RENDER_VERSION = 1  # to be raised whenever a picture changes
 
@@ -43,9 +48,16 @@ class Probes(Dataset):
     neighbours, bit by bit. That is so for samples too where they fall alike into all three events,
     as single frames of 3, 6 or 12 `segments` do.
 
+    `actor`: of four objects, alike but for their colours, one moves around a small circle, and its
+    colour is the class: `red`, `lime`, `cyan` or `violet`. Every frame shows all four, each at a
+    random point of its circle, so one frame reaches 1/4 at most, and so does flow, which all
+    classes of a scene share as far as they share gray frames. It takes to look at colours where
+    motion is. Records have the actor's box in every frame.
+
     Clips have 24 frames at 12 fps. Train and val have scenes of their own; test is val. They take
-    2 s to render and 7 MB (`order`: 5 MB) in $ACTIONKIT_CACHE, else $XDG_CACHE_HOME/actionkit, else
-    ~/.cache/actionkit, where every set of parameters that changes a picture has its folder.
+    2 s to render and 7 MB (`order` and `actor`: 5 MB) in $ACTIONKIT_CACHE, else
+    $XDG_CACHE_HOME/actionkit, else ~/.cache/actionkit, where every set of parameters that changes a
+    picture has its folder.
     """
 
     classes: list[str]
@@ -54,7 +66,7 @@ class Probes(Dataset):
         self,
         split: str,
         *,
-        kind: Literal["appearance_motion", "order"] = "appearance_motion",
+        kind: Literal["appearance_motion", "order", "actor"] = "appearance_motion",
         train_scenes: int = 36,
         val_scenes: int = 12,
         size: int = 64,
@@ -100,6 +112,7 @@ class Probes(Dataset):
             id=f"{self._split}/{path.parent.name}/{path.stem}",
             sources={"rgb": path},
             target=target,
+            boxes=self._boxes(scene),
             group=f"{self._split}/{path.parent.name}",
         )
 
@@ -114,10 +127,16 @@ class Probes(Dataset):
     def _complete(self, scene: int) -> bool:
         return all(self._path(scene, name).exists() for name in self.classes)
 
+    def _rng(self, scene: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, int(self._split == "val"), scene))
+
+    def _boxes(self, scene: int) -> tuple[tuple[float, float, float, float, float], ...]:
+        kind = KINDS[self._kind]
+        return kind.boxes(self._rng(scene), self._size) if hasattr(kind, "boxes") else ()
+
     def _render(self, scene: int) -> None:
         kind = KINDS[self._kind]
-        rng = np.random.default_rng((self._seed, int(self._split == "val"), scene))
-        for name, pictures in kind.render(rng, self._size):
+        for name, pictures in kind.render(self._rng(scene), self._size):
             path = self._path(scene, name)
             if not path.exists():
                 write(path, pictures, kind.FPS)
