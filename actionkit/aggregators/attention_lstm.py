@@ -10,10 +10,22 @@ from torch import Tensor, nn
 from actionkit.aggregators.pooling import Last
 from actionkit.aggregators.stateful import Stateful
 from actionkit.contracts import Features, Shape
-from actionkit.layers.attention import AdditiveAttention, over_places, require_places
+from actionkit.layers.attention import (
+    AdditiveAttention,
+    factors,
+    over_places,
+    require_places,
+    weigh,
+)
 from actionkit.layers.convlstm import ConvLSTMLayer
 from actionkit.layers.convolution import same
-from actionkit.layers.recurrence import State, at_least_float32, choose, steps_of, zeros
+from actionkit.layers.recurrence import (
+    State,
+    choose,
+    require_layers,
+    steps_of,
+    zeros,
+)
 from actionkit.layers.steps import mean, over
 
 
@@ -41,8 +53,7 @@ class _AttentionLSTM(Stateful):
         super().__init__()
         require_places(inp)
         channels = inp.require_channels()
-        if layers < 1:
-            raise ValueError(f"takes 1 or more layers, but got {layers}")
+        require_layers(layers)
         self.lstm = ConvLSTMLayer(channels, hidden, kernel)
         self.above = nn.ModuleList(ConvLSTMLayer(hidden, hidden, kernel) for _ in range(layers - 1))
         self.hidden = hidden
@@ -261,14 +272,11 @@ class ConvALSTM(_AttentionLSTM):
 
     def weigh(self, scores: Tensor) -> Tensor:
         """Weights of scores [B, 1, H, W], in float32 at least."""
-        if self.weights == "sigmoid":
-            return scores.to(at_least_float32(scores)).sigmoid()
-        return super().weigh(scores)
+        return weigh(scores, self.weights)
 
     def see(self, x: Tensor, weights: Tensor) -> Tensor:
         """The weighted map [B, C, H, W]."""
-        places = x.shape[-2:].numel()
-        return super().see(x, weights * places if self.weights == "scaled" else weights)
+        return super().see(x, factors(weights, self.weights))
 
 
 class _StateAttention(nn.Module):

@@ -11,7 +11,7 @@ from actionkit.aggregators.pooling import Last
 from actionkit.aggregators.stateful import Stateful
 from actionkit.contracts import Features, Shape
 from actionkit.layers.convgru import ConvGRULayer, backwards
-from actionkit.layers.recurrence import State
+from actionkit.layers.recurrence import State, require_layers
 from actionkit.layers.steps import over
 
 
@@ -51,13 +51,7 @@ class ConvGRU(Stateful):
         to: Literal["many", "one"] = "many",
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"takes 1 or more layers, but got {layers}")
-        if dropout and layers == 1:
-            raise ValueError(
-                f"has dropout {dropout} between its layers, but only one layer; "
-                "set layers to 2 or more, or leave dropout out"
-            )
+        require_layers(layers, dropout)
         width = 2 * hidden if bidirectional else hidden
         inputs = [inp.require_channels(), *[width] * (layers - 1)]
         self.layers = nn.ModuleList(ConvGRULayer(n, hidden, kernel) for n in inputs)

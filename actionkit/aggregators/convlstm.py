@@ -10,7 +10,7 @@ from actionkit.aggregators.pooling import Last
 from actionkit.aggregators.stateful import Stateful
 from actionkit.contracts import Features, Shape
 from actionkit.layers.convlstm import ConvLSTMLayer
-from actionkit.layers.recurrence import State, zeros
+from actionkit.layers.recurrence import State, require_layers, zeros
 from actionkit.layers.steps import over
 
 
@@ -51,13 +51,7 @@ class ConvLSTM(Stateful):
         to: Literal["many", "one"] = "many",
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"takes 1 or more layers, but got {layers}")
-        if dropout and layers == 1:
-            raise ValueError(
-                f"has dropout {dropout} between its layers, but only one layer; "
-                "set layers to 2 or more, or leave dropout out"
-            )
+        require_layers(layers, dropout)
         self.hidden, size = hidden, _size(inp) if peepholes else None
         inputs = [inp.require_channels(), *[hidden] * (layers - 1)]
         self.layers = nn.ModuleList(ConvLSTMLayer(n, hidden, kernel, size) for n in inputs)

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from actionkit.aggregators.stateful import Stateful
 from actionkit.contracts import Features, Shape
-from actionkit.layers.recurrence import State, choose
+from actionkit.layers.recurrence import State, choose, require_layers
 from actionkit.layers.steps import at, real_first
 
 
@@ -36,11 +36,7 @@ class _Recurrent(Stateful):
             raise ValueError(
                 f"takes 1 or more hidden units and layers, but got {hidden} and {layers}"
             )
-        if dropout and layers == 1:
-            raise ValueError(
-                f"has dropout {dropout} between its layers, but only one layer; "
-                "set layers to 2 or more, or leave dropout out"
-            )
+        require_layers(layers, dropout)
         self.rnn = self.kind(
             inp.require_vectors(),
             hidden,

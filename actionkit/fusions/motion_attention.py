@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from actionkit.contracts import Features, Fusion, Shape
 from actionkit.fusions.steps import common_mask
-from actionkit.layers.attention import AdditiveAttention, over_places, require_places
+from actionkit.layers.attention import AdditiveAttention, factors, require_places, weigh
 from actionkit.layers.convlstm import ConvLSTMLayer
 from actionkit.layers.convolution import same
-from actionkit.layers.recurrence import State, at_least_float32, choose, steps_of, zeros
+from actionkit.layers.recurrence import State, choose, steps_of, zeros
 from actionkit.layers.steps import mean, over
 
 
@@ -127,21 +127,9 @@ class MotionAttention(Fusion):
         else:
             bottom = self.motion.step(share + self.feedback(top[0]), bottom)
             scores = self.attention(known, bottom[0])
-        weights, seen = _weighted(now, scores, self.weights)
+        weights = weigh(scores, self.weights)
+        seen = factors(weights, self.weights).to(now.dtype) * now
         return weights, (*self.lstm.step(self.lstm.input(seen), top), *bottom)
-
-
-def _weighted(x: Tensor, scores: Tensor, by: str) -> tuple[Tensor, Tensor]:
-    """Weights of scores [B, 1, H, W], in float32 at least, and the map x [B, C, H, W] so weighted.
-
-    They are a softmax over places, times their number in the map where `scaled`, or a `sigmoid`.
-    """
-    if by == "sigmoid":
-        weights = scores.to(at_least_float32(scores)).sigmoid()
-    else:
-        weights = over_places(scores)
-    factors = weights * x.shape[-2:].numel() if by == "scaled" else weights
-    return weights, factors.to(x.dtype) * x
 
 
 def _fresh(lstm: ConvLSTMLayer, start: nn.Module | None, x: Tensor, mask: Tensor) -> State:

@@ -40,6 +40,18 @@ def over_places(scores: Tensor) -> Tensor:
     return scores.flatten(2).softmax(2, dtype=at_least_float32(scores)).view_as(scores)
 
 
+def weigh(scores: Tensor, by: str) -> Tensor:
+    """Weights of scores [B, 1, H, W], in float32 at least: `over_places`, or by `sigmoid` each."""
+    if by == "sigmoid":
+        return scores.to(at_least_float32(scores)).sigmoid()
+    return over_places(scores)
+
+
+def factors(weights: Tensor, by: str) -> Tensor:
+    """What a map is multiplied by: its weights [B, 1, H, W], where `scaled` times its places."""
+    return weights * weights.shape[-2:].numel() if by == "scaled" else weights
+
+
 def require_places(inp: Shape) -> None:
     """Raises ValueError for maps of one place, where there is no choice."""
     if inp.height == inp.width == 1:

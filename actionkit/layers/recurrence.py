@@ -8,6 +8,17 @@ from torch import Tensor
 State = tuple[Tensor, ...]  # each [B, ...]
 
 
+def require_layers(layers: int, dropout: float = 0.0) -> None:
+    """Raises ValueError for no layer, or for dropout between layers where there is but one."""
+    if layers < 1:
+        raise ValueError(f"takes 1 or more layers, but got {layers}")
+    if dropout and layers == 1:
+        raise ValueError(
+            f"has dropout {dropout} between its layers, but only one layer; "
+            "set layers to 2 or more, or leave dropout out"
+        )
+
+
 def steps_of(mask: Tensor) -> list[Tensor | None]:
     """For each step of mask [B, T] the rows [B] that are real, or None where every step of all is.
 
