@@ -15,28 +15,30 @@ from actionkit.training.signals import Signals
 
 
 class Best(Checkpoint):
-    """Writes a checkpoint at the end of every validation whose metric is higher than all before."""
+    """Writes a checkpoint at the end of every validation whose metric is higher than all before, or
+    as high with a smaller loss.
+    """
 
-    def __init__(self, file: Path, monitor: str) -> None:
-        self.file, self.monitor = file, monitor
-        self.score: float | None = None
+    def __init__(self, file: Path, monitor: str, loss: str = "val/loss") -> None:
+        self.file, self.monitor, self.loss = file, monitor, loss
+        self.score: tuple[float, float] | None = None
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Saves if it is the best so far; what cannot be measured counts less than anything."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics.get(self.monitor, math.nan))
-        value = -math.inf if math.isnan(value) else value
-        if (self.score is None or value > self.score) and finite(trainer, self.file):
-            self.score = value
+        found = trainer.callback_metrics
+        score = _known(found.get(self.monitor)), _known(-found.get(self.loss, math.nan))
+        if (self.score is None or score > self.score) and finite(trainer, self.file):
+            self.score = score
             trainer.save_checkpoint(self.file, weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """The score to beat."""
+        """The metric and the negative loss to beat."""
         return {"score": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a score."""
+        """Goes on from these."""
         self.score = state_dict["score"]
 
 
@@ -107,6 +109,12 @@ class Last(Checkpoint):
     def _stop(self, trainer: lightning.Trainer) -> Exception:
         epoch, step = trainer.current_epoch, trainer.global_step
         return self.signals.stop(trainer, f"{self.file} was written at step {step} (epoch {epoch})")
+
+
+def _known(value: Any) -> float:
+    """A number; minus infinity for what could not be measured."""
+    number = math.nan if value is None else float(value)
+    return -math.inf if math.isnan(number) else number
 
 
 def finite(trainer: lightning.Trainer, file: Path) -> bool:

@@ -3,12 +3,15 @@
 import hashlib
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from makers import CLASSES, Listed, system, trainer
+from torch import nn
 
 from actionkit.aggregators.norm import LayerNorm
 from actionkit.aggregators.pooling import SpatialPool
@@ -125,3 +128,33 @@ def test_cut_anywhere_once_or_twice_it_is_the_same_run(tmp_path, accumulate, ema
         for j, second in enumerate(once[2]):
             twice = run(tmp_path / f"{i}-{j}", start=second, **options)
             assert twice[:2] == (digest, steps), (cut.name, second.name)
+
+
+def test_the_best_is_the_highest_metric_and_of_these_the_smallest_loss(tmp_path):
+    saved = []
+    seen = SimpleNamespace(
+        state=SimpleNamespace(fn=TrainerFn.FITTING),
+        sanity_checking=False,
+        lightning_module=nn.Linear(1, 1),
+        save_checkpoint=lambda file, weights_only: saved.append(file),
+        callback_metrics={},
+    )
+    nan = float("nan")
+    best = Best(tmp_path / "best.ckpt", "val/top1")
+    for top1, loss, better in [
+        (nan, nan, True),  # the first of all, whatever it is
+        (0.5, nan, True),
+        (0.5, 2.0, True),
+        (0.5, 2.0, False),
+        (0.25, 0.1, False),
+        (1.0, 3.0, True),
+        (1.0, 0.5, True),
+        (1.0, 0.6, False),
+    ]:
+        seen.callback_metrics = {"val/top1": torch.tensor(top1), "val/loss": torch.tensor(loss)}
+        before = len(saved)
+        best.on_validation_end(seen, seen.lightning_module)
+        assert (len(saved) > before) == better, (top1, loss)
+        again = Best(tmp_path / "best.ckpt", "val/top1")
+        again.load_state_dict(best.state_dict())  # as a run that goes on
+        best = again
