@@ -38,7 +38,7 @@ def test_a_recipe_is_a_path_or_a_name():
         ("{folder}/", "this is a folder, not a file."),
         ("two_strem", "no recipe goes by this name. Did you mean two_stream"),
         ("nobody:two_stream", "no recipe goes by this name."),
-        ("ucf101/lrc", "Did you mean ucf101/lrcn?"),
+        ("ucf101/lrc", "Did you mean ucf101/lrcn or"),
     ],
 )
 def test_recipes_that_are_not_there(tmp_path, asked, words):

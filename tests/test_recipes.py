@@ -25,6 +25,8 @@ SMALL = {  # wherever a recipe writes such a key
     ("joint", "pretrained"): "false",
     ("per_sample", "size"): 64,
     ("per_batch", "size"): 56,
+    ("eval", "clips"): 2,
+    ("fusion", "hidden"): 16,
     ("aggregate", "width"): 64,
     ("data", "batch"): 4,
 }

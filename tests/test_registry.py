@@ -121,7 +121,7 @@ def test_groups_of_others_are_left_alone(site):
     [
         ("aggregators", "lsmt", "there is no aggregator 'lsmt'. Did you mean 'lstm'"),
         ("fusions", "lstm", "there is no fusion 'lstm'; 'lstm' is one of the aggregators"),
-        ("backbones", "zzzzzz", "there is no backbone 'zzzzzz'; registered are: timm"),
+        ("tasks", "zzzzzz", "there is no task 'zzzzzz'; registered are: recognition"),
         ("tasks", "no-name", "only names of registered components can stand here"),
         ("callbacks", "zzzzzz", "registered are: none"),
         (("backbones", "aggregators"), "lsmt", "there is no backbone or aggregator 'lsmt'."),
