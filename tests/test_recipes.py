@@ -63,7 +63,28 @@ def ucf101(tmp_path_factory):
     return root
 
 
-def small(path, ucf101):
+@pytest.fixture(scope="module")
+def hmdb51(tmp_path_factory):
+    """A toy HMDB51 as it is unpacked: three classes, two clips to train and one to test in each."""
+    root = tmp_path_factory.mktemp("hmdb51")
+    lists = root / "testTrainMulti_7030_splits"
+    lists.mkdir()
+    for number, name in enumerate(("climb", "jump", "run")):
+        lines = []
+        for film, side, frames in (("A", 1, 40), ("B", 2, 24), ("C", 1, 33)):
+            file = f"{film}_{name}_f_cm_np1_ba_med_0.avi"
+            write_video(root / name / file, moving_frames(frames, seed=number), codec="mpeg4")
+            lines.append(f"{file} {side}\n")
+        (lists / f"{name}_test_split1.txt").write_text("".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def roots(ucf101, hmdb51):
+    return {"ucf101": ucf101, "hmdb51": hmdb51}
+
+
+def small(path, roots):
     """Overrides, each of something that the recipe itself says, for a run of seconds."""
     tree = recipe.load(path)
     named = [
@@ -73,14 +94,14 @@ def small(path, ucf101):
         if key[-1] == last and part in key and key in tree.origins
         if not str(own).startswith("test_")  # such an arch is small
     ]
-    if tree.values["data"]["dataset"]["use"] == "ucf101":
-        return [*named, f"data.dataset.root={ucf101}"]
+    if root := roots.get(tree.values["data"]["dataset"]["use"]):
+        return [*named, f"data.dataset.root={root}"]
     return [*named, "data.dataset.train_scenes=1", "data.dataset.val_scenes=1"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
-def test_a_recipe_is_right_and_takes_a_step(path, tmp_path, ucf101):
-    overrides = small(path, ucf101)
+def test_a_recipe_is_right_and_takes_a_step(path, tmp_path, roots):
+    overrides = small(path, roots)
     data = [o for o in overrides if o.startswith("data.dataset.")]
     assert builder.blueprint(path, data).problems == []
     assert path.read_text().startswith("# ")  # what `actionkit list` shows of it
@@ -93,7 +114,7 @@ def test_a_recipe_is_right_and_takes_a_step(path, tmp_path, ucf101):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(FOLDER)))
-def test_what_a_recipe_says_to_type_is_right(path, ucf101):
+def test_what_a_recipe_says_to_type_is_right(path, roots):
     """Commands in its comments: indented lines of `actionkit fit recipes/...`."""
     text = re.sub(r"\\\n#\s*", "", path.read_text())
     lines = re.findall(r"^#  +actionkit fit (.*)$", text, re.MULTILINE)
@@ -101,7 +122,7 @@ def test_what_a_recipe_says_to_type_is_right(path, ucf101):
     for line in lines:
         name, *overrides = shlex.split(line)
         assert FOLDER / name.removeprefix("recipes/") == path
-        root = [] if "ucf101" not in name else [f"data.dataset.root={ucf101}"]
+        root = [f"data.dataset.root={roots[d]}" for d in roots if f"/{d}/" in name]
         assert builder.blueprint(path, [*overrides, *root]).problems == [], line
 
 

@@ -19,6 +19,7 @@ from actionkit.testing import conformance
 TEMPORARY = tempfile.TemporaryDirectory(prefix="actionkit-")  # options need its name at once
 ROOT = Path(TEMPORARY.name, "videos")
 UCF101 = Path(TEMPORARY.name, "UCF-101")
+HMDB51 = Path(TEMPORARY.name, "hmdb51")
 RAFT = Path(TEMPORARY.name, "raft.pth")
 STORES = Path(TEMPORARY.name, "stores")
 
@@ -34,6 +35,10 @@ def files():
         write_video(UCF101 / f"Run/{name}.avi", moving_frames(3), codec="mpeg4")
     torch.save(raft_small().state_dict(), RAFT)
     make_stores()
+    for name, side in (("A_run_0", 1), ("B_run_0", 2)):
+        write_video(HMDB51 / f"run/{name}.avi", moving_frames(3), codec="mpeg4")
+        with (HMDB51 / "run_test_split1.txt").open("a") as file:
+            file.write(f"{name}.avi {side}\n")
     (UCF101 / "classInd.txt").write_text("1 Run\n")
     (UCF101 / "trainlist01.txt").write_text("Run/v_Run_g08_c01.avi 1\n")
     (UCF101 / "testlist01.txt").write_text("Run/v_Run_g01_c01.avi\n")
@@ -84,6 +89,7 @@ test_conformance = conformance(
         "folder": {"root": ROOT},
         "frames": {"fps": 25},
         "listing": {"root": ROOT, "train": "train.txt", "val": "val.txt"},
+        "hmdb51": {"root": HMDB51},
         "ucf101": {"root": UCF101},
         "probes": {"train_scenes": 2, "val_scenes": 1, "size": 32},
         "dense": {"length": 5, "stride": 2, "clips": 3},

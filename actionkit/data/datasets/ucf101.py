@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from actionkit.contracts import Dataset, Record
-from actionkit.data.datasets.lists import Inside, Problems, read_lines
+from actionkit.data.datasets.lists import Inside, Problems, layout_of, read_list
 
 INDEX = "classInd.txt"
 LAYOUTS = ("{folder}/{name}", "{name}", "UCF-101/{folder}/{name}")  # below root
-A_FEW = 5  # files looked at to learn the layout
 CLASS_LINE = re.compile(r"(\d+)\s+([\w-]+)")
 CLIP_LINE = re.compile(r"([^/\s]+)/(v_[\w-]+_g\d+_c\d+\.\w+)(?:[ \t]+(\S+))?")
 
@@ -56,7 +55,7 @@ class UCF101(Dataset):
         side = "train" if subset == "train" else "test"
         self._list, self._clips = paths[side], sides[side]
         self.root = root.resolve()
-        self._layout = _layout(self.root, self._clips)
+        self._layout = layout_of(self.root, LAYOUTS, self._clips)
         inside = Inside(root)
         for clip in self._clips:
             try:
@@ -114,7 +113,7 @@ def _lists_folder(root: Path, lists: Path | None) -> Path:
 def _read_classes(path: Path, problems: Problems) -> list[str]:
     """The names of "1 ApplyEyeMakeup", which count from 1."""
     classes: list[str] = []
-    for line, text in _read(path, problems):
+    for line, text in read_list(path, problems):
         match = CLASS_LINE.fullmatch(text)
         wanted = len(classes) + 1
         if not match or int(match[1]) != wanted:
@@ -129,7 +128,7 @@ def _read_clips(path: Path, classes: list[str], problems: Problems) -> list[_Cli
     """The sound lines of "Archery/v_Archery_g08_c01.avi 3"; in a test list without the number."""
     numbers = {name: number for number, name in enumerate(classes, 1)}
     clips: dict[str, _Clip] = {}
-    for line, text in _read(path, problems):
+    for line, text in read_list(path, problems):
         match = CLIP_LINE.fullmatch(text)
         label = match[3] if match else None
         if not match or (label is None and path.name.startswith("train")):
@@ -171,26 +170,3 @@ def _check_groups(
                 "take its clips out of one list"
             )
             problems.add(paths["test"], text, clip.line)
-
-
-def _layout(root: Path, clips: list[_Clip]) -> str:
-    """How videos lie below root, told by the first few that are listed."""
-    for layout in LAYOUTS:
-        if any(os.path.lexists(root / clip.place(layout)) for clip in clips[:A_FEW]):
-            return layout
-    return LAYOUTS[0]
-
-
-def _read(path: Path, problems: Problems) -> list[tuple[int, str]]:
-    """The lines of a list, of which there must be some."""
-    if not path.is_file():
-        problems.add(path, "there is no such file; unpack all official lists into one folder")
-        return []
-    try:
-        lines = read_lines(path)
-    except ValueError as error:
-        problems.add(path, error)
-        return []
-    if not lines:
-        problems.add(path, "expected lines, but the file is empty")
-    return lines
