@@ -35,7 +35,9 @@ def test_a_run_that_goes_on_keeps_its_numbers_up_to_there(tmp_path):
     again.rewind(4)
     again.log_metrics({"train/loss": 9.0}, step=4)
     again.finalize("success")
-    assert curves(tmp_path)["train/loss"] == [(1, 0.5), (3, 1.5), (4, 9.0)]
+    again.log_metrics({"train/loss": 7.0}, step=5)  # as the evaluation behind a training does
+    again.finalize("success")
+    assert curves(tmp_path)["train/loss"] == [(1, 0.5), (3, 1.5), (4, 9.0), (5, 7.0)]
 
 
 def test_a_missing_package_is_said(tmp_path, monkeypatch):
