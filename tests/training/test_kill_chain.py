@@ -132,14 +132,14 @@ def killed(path, folder, kills, chance):
 
 
 @pytest.mark.parametrize(
-    ("workers", "epochs", "kills"),
-    [(0, 15, 3), *(pytest.param(w, 40, 25, marks=pytest.mark.slow) for w in (0, 2))],
+    ("workers", "epochs", "kills", "least"),
+    [(0, 15, 3, 2), *(pytest.param(w, 40, 25, 20, marks=pytest.mark.slow) for w in (0, 2))],
 )
-def test_killed_at_random_moments_it_ends_the_same(tmp_path, workers, epochs, kills):
+def test_killed_at_random_moments_it_ends_the_same(tmp_path, workers, epochs, kills, least):
     path = recipe(tmp_path, workers, epochs)
     expected = whole(path, tmp_path / "whole")
     hits = killed(path, tmp_path / "killed", kills, random.Random(1))
-    assert hits >= 2
+    assert hits >= least
     process = start(path, tmp_path / "killed")
     process.join(300)
     text = (tmp_path / "killed" / "said.txt").read_text()
