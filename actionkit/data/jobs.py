@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -43,12 +44,14 @@ def in_turn(
         collate_fn=_as_it_is,
         multiprocessing_context="spawn" if spawn and workers else None,
     )
-    results = iter(loader)
+    results: Any = iter(loader)
     try:
         yield from results
     finally:
         for worker in getattr(results, "_workers", ()):
             worker.terminate()
+        # what the loader sets at its end: a process may have ended while it held the lock of theirs
+        results._workers_done_event = threading.Event()
 
 
 def _start(_: int) -> None:

@@ -1,6 +1,8 @@
 """Work by several processes: in the order of the items, whatever happens."""
 
+import gc
 import os
+import threading
 import time
 
 import pytest
@@ -43,6 +45,18 @@ def test_what_work_raises_is_raised_here(workers):
 
 def test_no_items_no_results():
     assert list(in_turn(square, [], 0)) == []
+
+
+def test_a_process_that_ends_with_the_loader_s_lock_holds_nobody_up():
+    results = in_turn(sleep, [0, 1], 1)
+    next(results)
+    lock = results.gi_frame.f_locals["results"]._workers_done_event._cond
+    assert lock.acquire()  # by whom, an ended process or this one, makes no difference
+    closing = threading.Thread(target=results.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    gc.collect()  # the loader's iterator, if it is not gone yet, sets its event now
 
 
 def test_closed_early_it_ends_processes_in_the_midst_of_their_work():
