@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from actionkit.contracts import Dataset, Record
-from actionkit.data.datasets.lists import Inside, Problems, layout_of, read_list
+from actionkit.data.datasets.lists import Problems
+from actionkit.data.datasets.official import Clip, Official, read_list, require
 
 LISTS = "testTrainMulti_7030_splits"
 LAYOUTS = ("{folder}/{name}", "{name}", "hmdb51_org/{folder}/{name}")  # below root
@@ -17,7 +17,7 @@ CLIP_LINE = re.compile(r"(\S+\.\w+)[ \t]+([012])")
 SIDES = {"1": "train", "2": "test"}  # 0: in neither
 
 
-class HMDB51(Dataset):
+class HMDB51(Official):
     """HMDB51 by its official lists: 6,766 clips of 51 actions, three splits.
 
     `root` holds the videos as root/CLASS/NAME.avi, the same below root/hmdb51_org, or all in root
@@ -42,65 +42,16 @@ class HMDB51(Dataset):
     def __init__(
         self, subset: str, *, root: Path, split: Literal[1, 2, 3] = 1, lists: Path | None = None
     ) -> None:
-        if subset not in ("train", "val", "test"):
-            raise ValueError(f"has the subsets train, val and test, but was asked for {subset!r}")
-        if split not in (1, 2, 3):
-            raise ValueError(f"has the splits 1, 2 and 3, but was asked for {split!r}; write 1")
         root = Path(root)
-        if not root.is_dir():
-            raise ValueError(f"finds no folder {root}; check root")
+        side = require(subset, split, root)
         files, problems = _lists(root, lists, split), Problems()
         self.classes = sorted(files)
-        side = "train" if subset == "train" else "test"
-        self._clips = [
+        clips = [
             clip
             for target, name in enumerate(self.classes)
-            for clip in _read_clips(files[name], name, target, problems)
-            if clip.side == side
+            for clip in _read_clips(files[name], name, target, problems)[side]
         ]
-        self.root = root.resolve()
-        self._layout = layout_of(self.root, LAYOUTS, self._clips)
-        inside = Inside(root)
-        for clip in self._clips:
-            try:
-                inside.locate(clip.place(self._layout))
-            except ValueError as error:
-                problems.add(clip.list, error, clip.line)
-        problems.require_none()
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, index: int) -> Record:
-        clip = self._clips[index]
-        return Record(
-            id=clip.id,
-            sources={"rgb": self.root / clip.place(self._layout)},
-            target=clip.target,
-            group=clip.group,
-            origin=f"{clip.list}:{clip.line}",
-        )
-
-
-class _Clip(NamedTuple):
-    folder: str
-    name: str
-    target: int
-    side: str  # train, test, or empty
-    list: Path
-    line: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.folder}/{os.path.splitext(self.name)[0]}"
-
-    @property
-    def group(self) -> str:
-        """FILM of FILM_brush_hair_u_nm_np1_ba_goo_0.avi."""
-        return self.name.rpartition(f"_{self.folder}_")[0] or self.name
-
-    def place(self, layout: str) -> str:
-        return layout.format(folder=self.folder, name=self.name)
+        self.keep(root, LAYOUTS, clips, problems)
 
 
 def _lists(root: Path, lists: Path | None, split: int) -> dict[str, Path]:
@@ -120,24 +71,29 @@ def _lists(root: Path, lists: Path | None, split: int) -> dict[str, Path]:
     )
 
 
-def _read_clips(path: Path, folder: str, target: int, problems: Problems) -> list[_Clip]:
-    """The sound lines of "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1"."""
-    clips: dict[str, _Clip] = {}
-    trained: dict[str, int] = {}  # film -> line
+def _read_clips(path: Path, folder: str, target: int, problems: Problems) -> dict[str, list[Clip]]:
+    """By side, the sound lines of "April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1"."""
+    lines: dict[str, int] = {}  # of names
+    sides: dict[str, list[Clip]] = {"train": [], "test": [], "": []}
     for line, text in read_list(path, problems):
         match = CLIP_LINE.fullmatch(text)
         if not match:
             said = f"expected 'NAME.avi N', N being 1 to train, 2 to test or 0, got {text!r}"
             problems.add(path, said, line)
-        elif known := clips.get(match[1]):
-            problems.add(path, f"{match[1]} is in line {known.line} already; take one out", line)
+        elif known := lines.get(match[1]):
+            problems.add(path, f"{match[1]} is in line {known} already; take one out", line)
         else:
-            clip = _Clip(folder, match[1], target, SIDES.get(match[2], ""), path, line)
-            clips[clip.name] = clip
-            if clip.side == "train":
-                trained.setdefault(clip.group, line)
-    for clip in clips.values():
-        if clip.side == "test" and (other := trained.pop(clip.group, None)):  # once a film
+            lines[match[1]] = line
+            clip = Clip(folder, match[1], target, _film(match[1], folder), path, line)
+            sides[SIDES.get(match[2], "")].append(clip)
+    trained = {clip.group: clip.line for clip in reversed(sides["train"])}  # the first of each
+    for clip in sides["test"]:
+        if other := trained.pop(clip.group, None):  # once a film
             said = f"the film {clip.group} is in train too (line {other}); take one side out"
             problems.add(path, said, clip.line)
-    return list(clips.values())
+    return sides
+
+
+def _film(name: str, folder: str) -> str:
+    """FILM of FILM_brush_hair_u_nm_np1_ba_goo_0.avi."""
+    return name.rpartition(f"_{folder}_")[0] or name

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 MOST = 5  # problems shown
-A_FEW = 5  # files looked at to learn the layout
 
 
 def printable(text: str) -> str:
@@ -124,33 +121,3 @@ class Inside:
             return {}
         reasons = {path.name: link_out(path, self.root) for path in links}
         return {name: reason for name, reason in reasons.items() if reason}
-
-
-class Placed(Protocol):
-    """A clip of a list, which knows where it lies in a layout."""
-
-    def place(self, layout: str) -> str:
-        """Its path below root."""
-
-
-def layout_of(root: Path, layouts: Sequence[str], clips: Sequence[Placed]) -> str:
-    """How videos lie below root, told by the first few that are listed; the first for none."""
-    for layout in layouts:
-        if any(os.path.lexists(root / clip.place(layout)) for clip in clips[:A_FEW]):
-            return layout
-    return layouts[0]
-
-
-def read_list(path: Path, problems: Problems) -> list[tuple[int, str]]:
-    """The lines of an official list, of which there must be some; else notes why."""
-    if not path.is_file():
-        problems.add(path, "there is no such file; unpack all official lists into one folder")
-        return []
-    try:
-        lines = read_lines(path)
-    except ValueError as error:
-        problems.add(path, error)
-        return []
-    if not lines:
-        problems.add(path, "expected lines, but the file is empty")
-    return lines

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from actionkit.contracts import Dataset, Record
-from actionkit.data.datasets.lists import Inside, Problems, layout_of, read_list
+from actionkit.data.datasets.lists import Problems
+from actionkit.data.datasets.official import Clip, Official, read_list, require
 
 INDEX = "classInd.txt"
 LAYOUTS = ("{folder}/{name}", "{name}", "UCF-101/{folder}/{name}")  # below root
@@ -16,7 +16,7 @@ CLASS_LINE = re.compile(r"(\d+)\s+([\w-]+)")
 CLIP_LINE = re.compile(r"([^/\s]+)/(v_[\w-]+_g\d+_c\d+\.\w+)(?:[ \t]+(\S+))?")
 
 
-class UCF101(Dataset):
+class UCF101(Official):
     """UCF101 by its official lists: 13,320 clips of 101 actions, three splits.
 
     `root` holds the videos as root/CLASS/v_CLASS_g01_c01.avi, the same below root/UCF-101, or all
@@ -39,61 +39,15 @@ class UCF101(Dataset):
     def __init__(
         self, subset: str, *, root: Path, split: Literal[1, 2, 3] = 1, lists: Path | None = None
     ) -> None:
-        if subset not in ("train", "val", "test"):
-            raise ValueError(f"has the subsets train, val and test, but was asked for {subset!r}")
-        if split not in (1, 2, 3):
-            raise ValueError(f"has the splits 1, 2 and 3, but was asked for {split!r}; write 1")
         root = Path(root)
-        if not root.is_dir():
-            raise ValueError(f"finds no folder {root}; check root")
+        side = require(subset, split, root)
         folder, problems = _lists_folder(root, lists), Problems()
         self.classes = _read_classes(folder / INDEX, problems)
         problems.require_none()  # without classes no line can be judged
         paths = {side: folder / f"{side}list0{split}.txt" for side in ("train", "test")}
         sides = {side: _read_clips(path, self.classes, problems) for side, path in paths.items()}
         _check_groups(sides, paths, problems)
-        side = "train" if subset == "train" else "test"
-        self._list, self._clips = paths[side], sides[side]
-        self.root = root.resolve()
-        self._layout = layout_of(self.root, LAYOUTS, self._clips)
-        inside = Inside(root)
-        for clip in self._clips:
-            try:
-                inside.locate(clip.place(self._layout))
-            except ValueError as error:
-                problems.add(self._list, error, clip.line)
-        problems.require_none()
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def __getitem__(self, index: int) -> Record:
-        clip = self._clips[index]
-        return Record(
-            id=clip.id,
-            sources={"rgb": self.root / clip.place(self._layout)},
-            target=clip.target,
-            group=clip.group,
-            origin=f"{self._list}:{clip.line}",
-        )
-
-
-class _Clip(NamedTuple):
-    folder: str
-    name: str
-    target: int
-    line: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.folder}/{os.path.splitext(self.name)[0]}"
-
-    @property
-    def group(self) -> str:
-        return self.name.rpartition("_c")[0]
-
-    def place(self, layout: str) -> str:
-        return layout.format(folder=self.folder, name=self.name)
+        self.keep(root, LAYOUTS, sides[side], problems)
 
 
 def _lists_folder(root: Path, lists: Path | None) -> Path:
@@ -124,10 +78,10 @@ def _read_classes(path: Path, problems: Problems) -> list[str]:
     return classes
 
 
-def _read_clips(path: Path, classes: list[str], problems: Problems) -> list[_Clip]:
+def _read_clips(path: Path, classes: list[str], problems: Problems) -> list[Clip]:
     """The sound lines of "Archery/v_Archery_g08_c01.avi 3"; in a test list without the number."""
     numbers = {name: number for number, name in enumerate(classes, 1)}
-    clips: dict[str, _Clip] = {}
+    clips: dict[str, Clip] = {}
     for line, text in read_list(path, problems):
         match = CLIP_LINE.fullmatch(text)
         label = match[3] if match else None
@@ -141,10 +95,17 @@ def _read_clips(path: Path, classes: list[str], problems: Problems) -> list[_Cli
         elif known := clips.get(match[2]):
             text = f"{match[2]} is in line {known.line} already; take one out"
         else:
-            clips[match[2]] = _Clip(match[1], match[2], numbers[match[1]] - 1, line)
+            clips[match[2]] = Clip(
+                match[1], match[2], numbers[match[1]] - 1, _group(match[2]), path, line
+            )
             continue
         problems.add(path, text, line)
     return list(clips.values())
+
+
+def _group(name: str) -> str:
+    """v_Archery_g08 of v_Archery_g08_c01.avi."""
+    return name.rpartition("_c")[0]
 
 
 def _wrong_label(label: str | None, wanted: int, classes: list[str]) -> str:
@@ -158,9 +119,7 @@ def _wrong_label(label: str | None, wanted: int, classes: list[str]) -> str:
     return f"expected label {wanted}, since the folder is {folder}, got {number}, which is {name}"
 
 
-def _check_groups(
-    sides: dict[str, list[_Clip]], paths: dict[str, Path], problems: Problems
-) -> None:
+def _check_groups(sides: dict[str, list[Clip]], paths: dict[str, Path], problems: Problems) -> None:
     """Refuses a source video with clips on both sides: it would be known before it is tested."""
     trained = {clip.group: clip.line for clip in sides["train"]}
     for clip in sides["test"]:
