@@ -71,11 +71,11 @@ class ConvLSTM(Stateful):
 
     def read(self, features: Features, state: State | None) -> tuple[Tensor, State]:
         """The last layer's h after each real step [B, T, hidden, H, W], 0 at padded ones."""
-        state = self.fresh(features) if state is None else state
         x, end = features.x, []
         for number, layer in enumerate(self.layers):
             x = self.dropout(x) if number else x
-            x, own = layer(features._replace(x=x), state[2 * number : 2 * number + 2])
+            before = None if state is None else state[2 * number : 2 * number + 2]
+            x, own = layer(features._replace(x=x), before)
             end.extend(own)
         return x.masked_fill(~over(features.mask), 0), tuple(end)
 

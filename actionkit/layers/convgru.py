@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from actionkit.contracts import Features, pack, unpack
+from actionkit.contracts import Features
 from actionkit.layers.convolution import same
-from actionkit.layers.recurrence import State, at_least_float32, choose, steps_of
+from actionkit.layers.recurrence import State, at_least_float32, choose, input_shares, steps_of
 
 
 class ConvGRULayer(nn.Module):
@@ -41,11 +41,9 @@ class ConvGRULayer(nn.Module):
 
     def forward(self, features: Features, state: State) -> tuple[Tensor, State]:
         """The state h after each step [B, T, hidden, H, W], in the dtype of x, and h at the end."""
-        # no state is in the input's share, so that one convolution serves all real steps
-        shares = unpack(self.input(pack(features)), features).x
         states = []
-        # the gradient of unbind is one stack, that of each index a tensor of all steps
-        for share, real in zip(shares.unbind(1), steps_of(features.mask), strict=True):
+        shares = input_shares(self.input, features)
+        for share, real in zip(shares, steps_of(features.mask), strict=True):
             state = choose(real, (self.step(share, *state),), state)
             states.append(state[0].to(features.x.dtype))
         return torch.stack(states, 1), state

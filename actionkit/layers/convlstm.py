@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from actionkit.contracts import Features, pack, unpack
+from actionkit.contracts import Features
 from actionkit.layers.convolution import same
-from actionkit.layers.recurrence import State, choose, steps_of
+from actionkit.layers.recurrence import State, choose, input_shares, steps_of, zeros
 
 
 class ConvLSTMLayer(nn.Module):
@@ -37,21 +37,30 @@ class ConvLSTMLayer(nn.Module):
         bias[1] = 1.0
         self.input.bias = nn.Parameter(bias.flatten())
 
-    def forward(self, features: Features, state: State) -> tuple[Tensor, State]:
-        """The state h after each step [B, T, hidden, H, W], and h and c at the end."""
-        # no state is in the input's share, so that one convolution serves all real steps
-        shares = unpack(self.input(pack(features)), features).x
+    def forward(self, features: Features, state: State | None = None) -> tuple[Tensor, State]:
+        """The state h after each step [B, T, hidden, H, W], and h and c at the end; None = from 0.
+
+        From 0 the first step has no product with the state.
+        """
+        fresh = state is None
+        x = features.x
+        state = state or zeros(x, self.state.in_channels, x.shape[-2:])
         states = []
-        # the gradient of unbind is one stack, that of each index a tensor of all steps
-        for share, real in zip(shares.unbind(1), steps_of(features.mask), strict=True):
-            state = choose(real, self.step(share, state), state)
+        shares = input_shares(self.input, features)
+        for share, real in zip(shares, steps_of(features.mask), strict=True):
+            after = self.cell(share, state) if fresh else self.step(share, state)
+            fresh, state = False, choose(real, after, state)
             states.append(state[0])
         return torch.stack(states, 1), state
 
     def step(self, share: Tensor, state: State) -> State:
         """The next h and c [B, hidden, H, W], of the input's share [B, 4 hidden, H, W]."""
+        return self.cell(share + self.state(state[0]), state)
+
+    def cell(self, sums: Tensor, state: State) -> State:
+        """The next h and c, of the sums of the gates [B, 4 hidden, H, W]."""
         h, c = state
-        i, f, g, o = (share + self.state(h)).chunk(4, 1)
+        i, f, g, o = sums.chunk(4, 1)
         to_i, to_f, to_o = (None,) * 3 if self.peepholes is None else self.peepholes.unbind()
         c = _seen(f, to_f, c).sigmoid() * c + _seen(i, to_i, c).sigmoid() * g.tanh()
         return (_seen(o, to_o, c).sigmoid() * c.tanh()).to(h.dtype), c

@@ -1,11 +1,33 @@
-"""What recurrences share: a state, which a padded step leaves as it is."""
+"""What recurrences share: a state, which a padded step leaves as it is, and the input's share."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from actionkit.contracts import Features, pack, unpack
 
 State = tuple[Tensor, ...]  # each [B, ...]
+
+CHUNK = 8 << 20  # bytes of products made at once on a CPU: more of them leave its cache
+
+
+def input_shares(product: nn.Conv2d, features: Features) -> list[Tensor]:
+    """The input's share in the sums of each step, [B, C', H, W]: what needs no state.
+
+    So one convolution, which keeps the maps' size, serves all real steps; on a CPU as many of them
+    as stay in its cache, which at 28x28 maps is 1.1 times as fast.
+    """
+    x, mask = features.x, features.mask
+    chunk = x.shape[1]
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = x[:, :1, :1].numel() * product.out_channels * x.element_size()
+        chunk = max(1, CHUNK // max(1, step))
+    shares: list[Tensor] = []
+    for some in map(Features, x.split(chunk, 1), mask.split(chunk, 1)):
+        # the gradient of unbind is one stack, that of each index a tensor of all steps
+        shares.extend(unpack(product(pack(some)), some).x.unbind(1))
+    return shares
 
 
 def require_layers(layers: int, dropout: float = 0.0) -> None:
