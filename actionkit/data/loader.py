@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import signal
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import cv2
@@ -41,7 +44,7 @@ class Loader(DataLoader[Sample]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # Lightning makes the iterator of a resumed run before it sets the epoch; so it starts
         # when the first batch is wanted.
-        with _signals_held():  # until the workers have learnt to ignore them
+        with _signals_held(), _whole_or_none():
             batches = super().__iter__()
         yield from batches
 
@@ -52,6 +55,7 @@ class Loader(DataLoader[Sample]):
         iterator = getattr(self, "_iterator", None)
         if iterator is not None:
             iterator._shutdown_workers()
+            _end(worker for worker in iterator._workers if worker.is_alive())
             self._iterator = None
 
 
@@ -63,15 +67,44 @@ def _close(reference: weakref.ref[Loader]) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals wait; processes started meanwhile hold them until they let go themselves."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Signals wait: here, and in processes started meanwhile until they let go themselves.
+
+    To block them is not enough for this process: another thread, such as that of a progress bar,
+    may take a signal, and it is the main thread that then answers it.
+    """
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    numbers = SIGNALS if main else ()
+    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in numbers}
+    masks = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if masks else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            # None: not Python's to set again
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _whole_or_none() -> Iterator[None]:
+    """Processes started by what then fails are ended: nobody else knows of them."""
+    before = active_children()
+    try:
+        yield
+    except BaseException:
+        _end(child for child in active_children() if child not in before)
+        raise
+
+
+def _end(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def start_worker(_: int) -> None:

@@ -4,13 +4,15 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 
 def run(code, **options):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=60,
         cwd=__file__.rpartition("/tests/")[0] + "/tests",
         **options,
     )
@@ -84,3 +86,79 @@ print([batch.id for batch in loader] == first)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True"]
+
+
+STARTING = """
+import threading, time
+from torch import multiprocessing
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()  # as a progress bar's
+start, started = multiprocessing.Process.start, []
+
+def starting(process):
+    start(process)
+    started.append(process)
+    if len(started) == 1:
+        between()
+
+multiprocessing.Process.start = starting
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_while_workers_start_waits_until_they_are_known(name):
+    """The other thread takes it, since the main one has blocked it."""
+    done = run(
+        SETUP
+        + STARTING
+        + f"""
+class Asked(BaseException): pass
+def answer(*_): raise Asked
+signal.signal(signal.{name}, answer)
+
+def between():
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(0.3)
+
+try:
+    next(iter(loader))
+except Asked:
+    print(len(started), len(loader._iterator._workers), signal.getsignal(signal.{name}) is answer)
+    loader.close()
+    sys.exit(7)
+"""
+    )
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.split() == ["2", "2", "True"]
+
+
+def test_where_a_worker_cannot_start_those_before_it_end():
+    done = run(
+        SETUP
+        + STARTING
+        + """
+def between(): raise OSError("no more processes")
+
+try:
+    next(iter(loader))
+except OSError as error:
+    print(error, [process.is_alive() for process in started])
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "no more processes [False]"
+
+
+def test_a_worker_that_does_not_end_by_itself_is_ended():
+    done = run(
+        SETUP
+        + """
+batches = iter(loader)
+next(batches)
+workers = loader._iterator._workers
+os.kill(workers[0].pid, signal.SIGSTOP)  # as one that hangs in a read
+loader.close()
+print([worker.is_alive() for worker in workers])
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[False, False]"
