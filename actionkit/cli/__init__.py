@@ -85,8 +85,14 @@ def main() -> None:
         print(str(error), file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning answers Ctrl+C by an exit with 1
-        if not isinstance(error.__context__ or error, KeyboardInterrupt):
+        if not _interrupted(error):
             raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl+C is behind an error; Lightning and typer answer it by exits of their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

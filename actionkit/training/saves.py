@@ -118,8 +118,10 @@ def _known(value: Any) -> float:
 
 
 def finite(trainer: lightning.Trainer, file: Path) -> bool:
-    """Whether every weight is a number; says so if not, since a checkpoint is then not written."""
-    if all_finite(trainer.lightning_module):
+    """Whether every weight of all ranks is a number; says so if not, since a checkpoint is then
+    not written. All ranks must ask: where each holds a share of the weights, they save together.
+    """
+    if trainer.strategy.reduce_boolean_decision(all_finite(trainer.lightning_module), all=True):
         return True
     kept = "the one before it is kept" if file.exists() else "there is none yet"
     trainer.print(f"{file} is not written: weights are NaN or infinite; {kept}")

@@ -1,5 +1,7 @@
 """A loss that is no number ends a run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from makers import batch, loader, system, trainer
@@ -7,7 +9,7 @@ from makers import batch, loader, system, trainer
 from actionkit.errors import RunError
 from actionkit.tasks.recognition import Recognition
 from actionkit.training.finite import FiniteLoss
-from actionkit.training.saves import Best, Last
+from actionkit.training.saves import Best, Last, finite
 from actionkit.training.signals import Signals
 
 
@@ -62,3 +64,22 @@ def test_one_bad_loss_that_spoils_no_weight_does_not_end_a_run(tmp_path):
                 optimizer.step()
 
     fit(tmp_path, bad=[2], kind=Skipped)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_ranks_save_together_or_not_at_all(tmp_path, capsys, others):
+    """Where each holds a share of the weights, one that saves alone would wait for ever."""
+    asked = []
+
+    def agree(own, all):
+        asked.append((own, all))
+        return own and others
+
+    ranks = SimpleNamespace(
+        strategy=SimpleNamespace(reduce_boolean_decision=agree),
+        lightning_module=torch.nn.Linear(2, 2),
+        print=print,
+    )
+    assert finite(ranks, tmp_path / "last.ckpt") is others
+    assert asked == [(True, True)]
+    assert ("last.ckpt is not written" in capsys.readouterr().out) is not others
