@@ -73,9 +73,11 @@ def _signals_held() -> Iterator[None]:
     may take a signal, and it is the main thread that then answers it.
     """
     came: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    numbers = SIGNALS if main else ()
-    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in numbers}
+    main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    # None = one that Python did not set, and could not set again
+    handlers = {n: h for n in SIGNALS if main and (h := signal.getsignal(n)) is not None}
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
     masks = hasattr(signal, "pthread_sigmask")
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if masks else set()
     try:
@@ -84,8 +86,7 @@ def _signals_held() -> Iterator[None]:
         if masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number, handler in handlers.items():
-            # None: not Python's to set again
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         for number in came:
             signal.raise_signal(number)
 
