@@ -40,10 +40,10 @@ class ConvLSTMLayer(nn.Module):
     def forward(self, features: Features, state: State | None = None) -> tuple[Tensor, State]:
         """The state h after each step [B, T, hidden, H, W], and h and c at the end; None = from 0.
 
-        From 0 the first step has no product with the state.
+        From 0 the first of several steps has no product with the state.
         """
-        fresh = state is None
         x = features.x
+        fresh = state is None and x.shape[1] > 1  # of one step: DDP waits for all gradients
         state = state or zeros(x, self.state.in_channels, x.shape[-2:])
         states = []
         shares = input_shares(self.input, features)

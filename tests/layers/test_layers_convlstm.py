@@ -25,3 +25,10 @@ def test_from_no_state_is_from_zeros_with_one_product_less(first, peepholes):
     torch.testing.assert_close(fresh, from_zeros, rtol=0, atol=1e-12)
     for one, other in zip(end, other_end, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_one_step_from_no_state_gives_all_weights_a_gradient():
+    """DDP waits for that of every weight."""
+    layer = ConvLSTMLayer(2, 4, 3, (5, 6))
+    layer(Features(torch.randn(2, 1, 2, 5, 6), torch.ones(2, 1) > 0))[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
