@@ -70,6 +70,7 @@ class Features(NamedTuple):
 pytree._register_namedtuple(
     Features, serialized_type_name="actionkit.Features"
 )  # torch.export asks for it
+torch.serialization.add_safe_globals([Features])  # so that what it saved loads as weights only
 
 Output = dict[str, Features]
 """What a network returns: `scores`, and the scores of every stream with a head and of every named

@@ -135,6 +135,7 @@ def test_the_best_is_the_highest_metric_and_of_these_the_smallest_loss(tmp_path)
     seen = SimpleNamespace(
         state=SimpleNamespace(fn=TrainerFn.FITTING),
         sanity_checking=False,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda own, all: own),
         lightning_module=nn.Linear(1, 1),
         save_checkpoint=lambda file, weights_only: saved.append(file),
         callback_metrics={},
