@@ -12,7 +12,7 @@ def run(code, **options):
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=__file__.rpartition("/tests/")[0] + "/tests",
         **options,
     )
